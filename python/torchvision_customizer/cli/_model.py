@@ -1,0 +1,95 @@
+"""How the commands name a model: a backbone, and patches to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from torch import nn
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def model_options(command: F) -> F:
+    """Give a command the options that name a model: ``backbone``, ``patch``, ``weights`` and ``num_classes``.
+
+    They are the arguments of :func:`build_model`, under the same names.
+    """
+    for option in (
+        click.option(
+            "--num-classes", type=click.IntRange(min=0), help="Classes of the new last layer; 0 gives features."
+        ),
+        click.option(
+            "--weights", help="A name of torchvision's weights, DEFAULT, or a file. [default: random weights]"
+        ),
+        click.option(
+            "--patch",
+            multiple=True,
+            metavar="TARGET=OP:BLOCK",
+            help="For instance 'layer4=inject:se', or 'layer*={inject: {type: se, params: {reduction: 8}}}'. Repeatable.",
+        ),
+        click.option("--backbone", required=True, metavar="NAME", help="A torchvision classifier; see list-backbones."),
+    ):
+        command = option(command)
+    return command
+
+
+def parse_patches(texts: Sequence[str]) -> dict[str, Any]:
+    """The values of ``--patch`` as the ``patches`` of the library; one target named twice gets both, in order.
+
+    Raises:
+        click.BadParameter: a value has no target or no operation, or is no YAML; the message says which of them it is.
+    """
+    patches: dict[str, Any] = {}
+    for number, text in enumerate(texts, start=1):
+        place = f"--patch {number}"
+        target, separator, value = (part.strip() for part in text.partition("="))
+        if not (target and separator and value):
+            raise click.BadParameter(f"expected TARGET=OP:BLOCK, got '{text}'", param_hint=place)
+        operation = _operation(value, place)
+        if target in patches:
+            earlier = patches[target] if isinstance(patches[target], list) else [patches[target]]
+            operation = earlier + (operation if isinstance(operation, list) else [operation])
+        patches[target] = operation
+    return patches
+
+
+def _operation(value: str, place: str) -> Any:
+    if value[0] in "{[":
+        import yaml
+
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise click.BadParameter(f"no YAML: {value} ({str(error).splitlines()[0]})", param_hint=place) from error
+    name, separator, block = (part.strip() for part in value.partition(":"))
+    if name == "remove" and not separator:
+        return {name: True}
+    if not (name and block):
+        raise click.BadParameter(f"expected OP:BLOCK or {{OP: …}} after the '=', got '{value}'", param_hint=place)
+    return {name: block}
+
+
+def build_model(
+    backbone: str, patch: Sequence[str] = (), weights: str | None = None, num_classes: int | None = None
+) -> nn.Module:
+    """Build what :func:`model_options` names.
+
+    Args:
+        backbone: a name of ``tvc list-backbones``.
+        patch: values of ``--patch``.
+        weights: a name of torchvision's weights, ``DEFAULT``, a file, or None for random weights.
+        num_classes: classes of the new last layer, or None to keep it.
+
+    Raises:
+        click.BadParameter: a value of ``--patch`` cannot be read.
+        ValueError: the backbone, a target, a block or an option is unknown, or a patch matches nothing.
+    """
+    patches = parse_patches(patch)
+    from ..hybrid import HybridBuilder
+
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    return HybridBuilder().from_torchvision(backbone, weights=weights, patches=patches, **options)
