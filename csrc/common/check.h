@@ -1,0 +1,176 @@
+#pragma once
+// Checks of arguments, before any memory is read. The sentences are those of ops/_library.py, and a test compares them.
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <initializer_list>
+#include <iterator>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "options.h"
+
+namespace tvc {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class... Parts>
+[[noreturn]] void fail(const char* op, const Parts&... parts) {
+  std::ostringstream message;
+  message << "tvc::" << op << ": ";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline const char* name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Bool: return "bool";
+    case ScalarType::ComplexFloat: return "complex64";
+    case ScalarType::ComplexDouble: return "complex128";
+    default: return "a type that is no float";
+  }
+}
+
+inline std::string shape_of(const Tensor& t) {
+  std::ostringstream text;
+  text << '[';
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    text << (d ? ", " : "") << t.size(d);
+  }
+  text << ']';
+  return text.str();
+}
+
+inline std::string device_of(const Tensor& t) {
+  return t.is_cpu() ? "cpu" : t.is_cuda() ? "cuda:" + std::to_string(t.get_device_index()) : "another device";
+}
+
+// The value of an option, or a sentence with the allowed ones.
+template <class Option, size_t n>
+Option option(const char* op, const char* argument, const std::string& value, const char* const (&names)[n]) {
+  std::string allowed;
+  for (size_t i = 0; i < n; ++i) {
+    if (value == names[i]) {
+      return static_cast<Option>(i);
+    }
+    allowed += (i ? ", " : "") + std::string(names[i]);
+  }
+  fail(op, argument, " must be one of ", allowed, ", got '", value, "'");
+}
+
+inline Activation activation(const char* op, const char* argument, const std::string& value) {
+  return option<Activation>(op, argument, value, kActivationNames);
+}
+
+inline Gate gate_option(const char* op, const std::string& value) {
+  return option<Gate>(op, "gate", value, kGateNames);
+}
+
+inline ScalarType accumulate_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_activation(const char* op, const Tensor& x) {
+  if (x.dim() < 2) {
+    fail(op, "x must be (N, C, *), got ", shape_of(x));
+  }
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+    case ScalarType::Double:
+    case ScalarType::Half:
+    case ScalarType::BFloat16: return;
+    default: fail(op, "x must be float32, float64, float16 or bfloat16, got ", name_of(x.scalar_type()));
+  }
+}
+
+// `size` of kAny stands for any size, and is shown by `name`.
+struct Extent {
+  int64_t size;
+  const char* name = nullptr;
+};
+inline constexpr int64_t kAny = -1;
+
+inline void check_tensor(
+    const char* op,
+    const char* argument,
+    const Tensor& t,
+    const Tensor& x,
+    std::initializer_list<Extent> shape,
+    std::initializer_list<ScalarType> types) {
+  bool fits = t.dim() == static_cast<int64_t>(shape.size());
+  std::ostringstream expected;
+  int64_t d = 0;
+  for (const Extent& extent : shape) {
+    fits = fits && (extent.size == kAny || t.size(d) == extent.size);
+    expected << (d++ ? ", " : "");
+    if (extent.size == kAny) {
+      expected << extent.name;
+    } else {
+      expected << extent.size;
+    }
+  }
+  if (!fits) {
+    fail(op, argument, " must be [", expected.str(), "] for x with ", x.size(1), " channels, got ", shape_of(t));
+  }
+  if (device_of(t) != device_of(x)) {
+    fail(op, argument, " must be on the device of x, ", device_of(x), ", got ", device_of(t));
+  }
+  std::string allowed;
+  for (ScalarType type : types) {
+    if (t.scalar_type() == type) {
+      return;
+    }
+    if (allowed != name_of(type)) {
+      allowed += (allowed.empty() ? "" : " or ") + std::string(name_of(type));
+    }
+  }
+  fail(op, argument, " must be ", allowed, " for x of ", name_of(x.scalar_type()), ", got ", name_of(t.scalar_type()));
+}
+
+inline void check_tensor(
+    const char* op,
+    const char* argument,
+    const std::optional<Tensor>& t,
+    const Tensor& x,
+    std::initializer_list<Extent> shape,
+    std::initializer_list<ScalarType> types) {
+  if (t) {
+    check_tensor(op, argument, *t, x, shape, types);
+  }
+}
+
+// `t` has the shape of x: a residual, a gradient, a saved output.
+inline void check_like(const char* op, const char* argument, const std::optional<Tensor>& t, const Tensor& x) {
+  if (!t) {
+    return;
+  }
+  bool fits = t->dim() == x.dim();
+  for (int64_t d = 0; fits && d < x.dim(); ++d) {
+    fits = t->size(d) == x.size(d);
+  }
+  if (!fits) {
+    fail(op, argument, " must be ", shape_of(x), " for x with ", x.size(1), " channels, got ", shape_of(*t));
+  }
+  if (device_of(*t) != device_of(x)) {
+    fail(op, argument, " must be on the device of x, ", device_of(x), ", got ", device_of(*t));
+  }
+  if (t->scalar_type() != x.scalar_type()) {
+    fail(op, argument, " must be ", name_of(x.scalar_type()), " for x of ", name_of(x.scalar_type()), ", got ",
+         name_of(t->scalar_type()));
+  }
+}
+
+}  // namespace tvc

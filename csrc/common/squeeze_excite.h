@@ -1,0 +1,110 @@
+#pragma once
+// What squeeze_excite checks and prepares on every device, and how the gradients of its weights are made.
+
+#include <torch/csrc/stable/ops.h>
+
+#include <tuple>
+
+#include "check.h"
+#include "layout.h"
+
+namespace tvc {
+
+inline constexpr const char* kSqueezeExcite = "squeeze_excite";
+inline constexpr const char* kSqueezeExciteBackward = "_squeeze_excite_backward";
+
+// The arguments, checked, dense, and in the layout of x.
+struct SqueezeExciteTensors {
+  SqueezeExciteTensors(
+      const char* op, const Tensor& x_, const Tensor& w1_, const std::optional<Tensor>& b1_, const Tensor& w2_,
+      const std::optional<Tensor>& b2_, const std::string& act_, const std::string& gate_,
+      const std::optional<Tensor>& residual_, const std::string& post_) {
+    check_activation(op, x_);
+    act = activation(op, "act", act_);
+    gate = gate_option(op, gate_);
+    post = activation(op, "post", post_);
+    const int64_t channels = x_.size(1);
+    check_tensor(op, "w1", w1_, x_, {{kAny, "reduced"}, {channels}}, {x_.scalar_type(), accumulate_type(x_)});
+    const int64_t reduced = w1_.size(0);
+    const ScalarType weight = w1_.scalar_type();
+    check_tensor(op, "b1", b1_, x_, {{reduced}}, {weight});
+    check_tensor(op, "w2", w2_, x_, {{channels}, {reduced}}, {weight});
+    check_tensor(op, "b2", b2_, x_, {{channels}}, {weight});
+    check_like(op, "residual", residual_, x_);
+
+    x = dense(x_);
+    w1 = torch::stable::contiguous(w1_);
+    w2 = torch::stable::contiguous(w2_);
+    if (b1_) {
+      b1 = torch::stable::contiguous(*b1_);
+    }
+    if (b2_) {
+      b2 = torch::stable::contiguous(*b2_);
+    }
+    if (residual_) {
+      residual = with_layout_of(*residual_, x);
+    }
+  }
+
+  Tensor x, w1, w2;
+  std::optional<Tensor> b1, b2, residual;
+  Activation act, post;
+  Gate gate;
+};
+
+// What the backward writes. The kernel fills x, residual, mean, hidden, grad_gate and grad_act; finish() makes the rest.
+struct SqueezeExciteGradients {
+  SqueezeExciteGradients(
+      const SqueezeExciteTensors& t, const Tensor& grad_, const std::optional<Tensor>& out_, bool residual_grad) {
+    check_like(kSqueezeExciteBackward, "grad", grad_, t.x);
+    check_like(kSqueezeExciteBackward, "out", out_, t.x);
+    if (t.post == Activation::Relu && !out_) {
+      fail(kSqueezeExciteBackward, "out must be given for post 'relu'");
+    }
+    grad = with_layout_of(grad_, t.x);
+    if (out_) {
+      out = with_layout_of(*out_, t.x);
+    }
+    using torch::stable::new_zeros;
+    const ScalarType type = accumulate_type(t.x);
+    const int64_t n = t.x.size(0), channels = t.x.size(1), reduced = t.w1.size(0);
+    x = torch::stable::empty_like(t.x);
+    residual = residual_grad ? torch::stable::empty_like(t.x) : nothing(t);
+    // Zeros, not garbage: where x has no elements no kernel runs, and the weights' gradients are 0.
+    const auto make = [&](std::initializer_list<int64_t> size) {
+      return t.x.numel() ? torch::stable::new_empty(t.x, size, type) : new_zeros(t.x, size, type);
+    };
+    mean = make({n, channels});
+    hidden = make({n, reduced});
+    grad_gate = make({n, channels});
+    grad_act = make({n, reduced});
+  }
+
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> finish(const SqueezeExciteTensors& t) const {
+    const auto product = [&](const Tensor& a, const Tensor& b) {
+      return torch::stable::to(
+          torch::stable::matmul(torch::stable::transpose(a, 0, 1), b), t.w1.scalar_type());
+    };
+    const auto column_sum = [&](const Tensor& a) {
+      const int64_t samples[] = {0};
+      return torch::stable::sum(a, torch::headeronly::IntHeaderOnlyArrayRef(samples, 1), false, t.w1.scalar_type());
+    };
+    return {
+        x,
+        product(grad_act, mean),
+        t.b1 ? column_sum(grad_act) : nothing(t),
+        product(grad_gate, hidden),
+        t.b2 ? column_sum(grad_gate) : nothing(t),
+        residual};
+  }
+
+  static Tensor nothing(const SqueezeExciteTensors& t) {
+    const int64_t empty[] = {0};
+    return torch::stable::new_empty(t.x, torch::headeronly::IntHeaderOnlyArrayRef(empty, 1));
+  }
+
+  Tensor grad, x, residual, mean, hidden, grad_gate, grad_act;
+  std::optional<Tensor> out;
+};
+
+}  // namespace tvc

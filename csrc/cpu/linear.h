@@ -1,0 +1,136 @@
+#pragma once
+// The small matrix products of channel gates, for the samples of a group together, so that weights are read once a group.
+
+#include "parallel.h"
+#include "vec.h"
+
+namespace tvc::TVC_ISA {
+
+// Tile of the products: samples by rows (or vectors of columns). 4 x 4 accumulators leave half of AVX-512's registers free;
+// the other sets have 16 registers.
+#if defined(__AVX512F__)
+inline constexpr int kTileSamples = 4, kTileRows = 4;
+#else
+inline constexpr int kTileSamples = 2, kTileRows = 4;
+#endif
+
+template <int kSamples, int kRows, class A, class W>
+inline void dot_tile(
+    const A* in, const W* weight, const W* bias, int64_t inner, A* out, int64_t out_stride, int64_t row) {
+  constexpr int L = kLanes<A>;
+  Vec<A> total[kSamples][kRows] = {};
+  int64_t k = 0;
+  for (; k + L <= inner; k += L) {
+    Vec<A> x[kSamples];
+    for (int i = 0; i < kSamples; ++i) {
+      x[i] = load(in + i * inner + k);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> w = load(weight + (row + r) * inner + k);
+      for (int i = 0; i < kSamples; ++i) {
+        total[i][r] += x[i] * w;
+      }
+    }
+  }
+  if (const int rest = static_cast<int>(inner - k)) {
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> w = load(weight + (row + r) * inner + k, rest);
+      for (int i = 0; i < kSamples; ++i) {
+        total[i][r] += load(in + i * inner + k, rest) * w;
+      }
+    }
+  }
+  for (int i = 0; i < kSamples; ++i) {
+    for (int r = 0; r < kRows; ++r) {
+      out[i * out_stride + row + r] = sum(total[i][r]) + (bias ? to_acc(bias[row + r]) : A(0));
+    }
+  }
+}
+
+// out[n][row] = sum_k in[n][k] * weight[row][k] + bias[row], rows begin to end; in (samples, inner), out (samples, rows).
+template <class A, class W>
+void linear(
+    const A* in, int64_t samples, const W* weight, const W* bias, int64_t rows, int64_t inner, A* out, int64_t begin,
+    int64_t end) {
+  auto row_tiles = [&](auto rows_in_tile, int64_t row) {
+    constexpr int kRows = decltype(rows_in_tile)::value;
+    int64_t n = 0;
+    for (; n + kTileSamples <= samples; n += kTileSamples) {
+      dot_tile<kTileSamples, kRows>(in + n * inner, weight, bias, inner, out + n * rows, rows, row);
+    }
+    for (; n < samples; ++n) {
+      dot_tile<1, kRows>(in + n * inner, weight, bias, inner, out + n * rows, rows, row);
+    }
+  };
+  int64_t row = begin;
+  for (; row + kTileRows <= end; row += kTileRows) {
+    row_tiles(std::integral_constant<int, kTileRows>{}, row);
+  }
+  for (; row < end; ++row) {
+    row_tiles(std::integral_constant<int, 1>{}, row);
+  }
+}
+
+// out[n][k] = sum_row in[n][row] * weight[row][k], columns begin to end; in (samples, rows), out (samples, columns).
+template <class A, class W>
+void linear_transposed(
+    const A* in, int64_t samples, const W* weight, int64_t rows, int64_t columns, A* out, int64_t begin, int64_t end) {
+  constexpr int L = kLanes<A>;
+  auto tile = [&](auto samples_in_tile, auto vectors_in_tile, int64_t n, int64_t k, int rest) {
+    constexpr int kSamples = decltype(samples_in_tile)::value, kVectors = decltype(vectors_in_tile)::value;
+    Vec<A> total[kSamples][kVectors] = {};
+    for (int64_t row = 0; row < rows; ++row) {
+      Vec<A> w[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        const W* p = weight + row * columns + k + v * L;
+        w[v] = rest ? load(p, rest) : load(p);
+      }
+      for (int i = 0; i < kSamples; ++i) {
+        const Vec<A> x = splat(in[(n + i) * rows + row]);
+        for (int v = 0; v < kVectors; ++v) {
+          total[i][v] += x * w[v];
+        }
+      }
+    }
+    for (int i = 0; i < kSamples; ++i) {
+      for (int v = 0; v < kVectors; ++v) {
+        A* p = out + (n + i) * columns + k + v * L;
+        rest ? store(p, total[i][v], rest) : store(p, total[i][v]);
+      }
+    }
+  };
+  auto samples_of = [&](auto vectors_in_tile, int64_t k, int rest) {
+    int64_t n = 0;
+    for (; n + kTileSamples <= samples; n += kTileSamples) {
+      tile(std::integral_constant<int, kTileSamples>{}, vectors_in_tile, n, k, rest);
+    }
+    for (; n < samples; ++n) {
+      tile(std::integral_constant<int, 1>{}, vectors_in_tile, n, k, rest);
+    }
+  };
+  int64_t k = begin;
+  for (; k + kTileRows * L <= end; k += kTileRows * L) {
+    samples_of(std::integral_constant<int, kTileRows>{}, k, 0);
+  }
+  for (; k + L <= end; k += L) {
+    samples_of(std::integral_constant<int, 1>{}, k, 0);
+  }
+  if (k < end) {
+    samples_of(std::integral_constant<int, 1>{}, k, static_cast<int>(end - k));
+  }
+}
+
+// f over n elements, a vector at a time: f(Vec<A>...) of the inputs at the same place.
+template <class A, class F, class... In>
+inline void map(int64_t n, A* out, const F& f, const In*... in) {
+  constexpr int L = kLanes<A>;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) {
+    store(out + i, f(load(in + i)...));
+  }
+  if (const int rest = static_cast<int>(n - i)) {
+    store(out + i, f(load(in + i, rest)...), rest);
+  }
+}
+
+}  // namespace tvc::TVC_ISA

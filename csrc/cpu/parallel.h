@@ -1,0 +1,112 @@
+#pragma once
+// Torch's own thread pool through the stable ABI, and the schedule of ops that read a sample twice.
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/c/shim.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+
+#include "../common/options.h"
+#include "vec.h"
+
+namespace tvc::TVC_ISA {
+
+// f(begin, end) over [0, n), on at most n / grain threads.
+template <class F>
+inline void parallel_for(int64_t n, int64_t grain, const F& f) {
+  auto run = [](int64_t begin, int64_t end, void* context) { (*static_cast<const F*>(context))(begin, end); };
+  if (torch_parallel_for(0, n, grain, run, const_cast<void*>(static_cast<const void*>(&f)))) {
+    throw std::runtime_error("tvc: torch_parallel_for failed");
+  }
+}
+
+inline int64_t threads() {
+  uint32_t n = 1;
+  return torch_get_num_threads(&n) ? 1 : n;
+}
+
+// Which part of a sample a thread has: a range of channels, or, channels_last, of positions.
+struct Part {
+  int64_t index;
+  int64_t count;
+  int64_t begin(int64_t n) const {
+    return n * index / count;
+  }
+  int64_t end(int64_t n) const {
+    return n * (index + 1) / count;
+  }
+};
+
+// A row range of a matrix product: all of it here, or spread over the threads.
+struct Serial {
+  template <class F>
+  void operator()(int64_t n, int64_t /*work*/, const F& f) const {
+    f(0, n);
+  }
+};
+struct Spread {
+  // `work` is the multiply-adds of one row: below about 32k a thread costs more than it brings.
+  template <class F>
+  void operator()(int64_t n, int64_t work, const F& f) const {
+    parallel_for(n, std::max<int64_t>(1, 32768 / std::max<int64_t>(work, 1)), f);
+  }
+};
+
+struct Schedule {
+  int64_t samples;
+  int64_t sample_bytes;  // of what is read twice
+  int64_t weight_bytes;  // read once for each group of samples
+  int64_t max_parts;     // into how many parts a sample can be cut
+
+  // Whether each thread takes samples of its own: always, unless there are too few to give each thread the same share.
+  bool own_samples() const {
+    return threads() == 1 || samples >= 4 * threads() || samples % threads() == 0;
+  }
+  // An upper bound of the parts that share a sample.
+  int64_t parts() const {
+    return own_samples() ? 1 : std::max<int64_t>(1, std::min(threads(), max_parts));
+  }
+};
+
+// Runs, for groups of samples, first(begin, end, part), then middle(begin, end, split, parts), then second(begin, end, part): what
+// `first` reads, `second` finds in cache. With enough samples each thread takes groups of its own; with few, all
+// threads share each group.
+template <class First, class Middle, class Second>
+void two_passes(const Schedule& schedule, const First& first, const Middle& middle, const Second& second) {
+  const int64_t n = schedule.samples;
+  // A group fills about half of a level-2 cache, and is large enough that the weights, read once for it, do not dominate.
+  const int64_t group_bytes = std::max<int64_t>(int64_t{1} << 19, schedule.weight_bytes);
+  const int64_t group = std::max<int64_t>(1, group_bytes / std::max<int64_t>(schedule.sample_bytes, 1));
+  if (schedule.own_samples()) {
+    const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(schedule.sample_bytes, 1));
+    parallel_for(n, grain, [&](int64_t begin, int64_t end) {
+      const int64_t groups = (end - begin + group - 1) / group;
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t b = begin + (end - begin) * g / groups, e = begin + (end - begin) * (g + 1) / groups;
+        first(b, e, Part{0, 1});
+        middle(b, e, Serial{}, 1);
+        second(b, e, Part{0, 1});
+      }
+    });
+    return;
+  }
+  const int64_t group_shared = std::min(n, group);
+  for (int64_t b = 0; b < n; b += group_shared) {
+    const int64_t e = std::min(n, b + group_shared);
+    const int64_t parts = std::max<int64_t>(1, std::min(schedule.parts(), (e - b) * schedule.sample_bytes / 32768));
+    auto spread = [&](const auto& pass) {
+      parallel_for(parts, 1, [&](int64_t i, int64_t j) {
+        for (; i < j; ++i) {
+          pass(b, e, Part{i, parts});
+        }
+      });
+    };
+    spread(first);
+    middle(b, e, Spread{}, parts);
+    spread(second);
+  }
+}
+
+}  // namespace tvc::TVC_ISA

@@ -1,0 +1,333 @@
+// tvc::squeeze_excite on the CPU. A sample (or a group of small ones) is read for its means, gated, and read again from cache.
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdlib>
+#include <memory>
+
+#include "dispatch.h"
+#include "linear.h"
+#include "space.h"
+
+namespace tvc {
+
+struct SqueezeExcite {
+  torch::headeronly::ScalarType type, weight_type;
+  int64_t samples, channels, positions, reduced;
+  bool channels_last;
+  Activation act, post;
+  Gate gate;
+  const void *x, *w1, *b1, *w2, *b2, *residual;
+  void* out;
+};
+
+struct SqueezeExciteBackward {
+  SqueezeExcite forward;  // its `out` is not written
+  const void *grad, *out;
+  void *grad_x, *grad_residual;
+  // For the gradients of the weights, in the accumulation type: (samples, channels) or (samples, reduced).
+  void *mean, *hidden, *grad_gate, *grad_act;
+};
+
+namespace TVC_ISA {
+
+template <class A>
+using Buffer = std::unique_ptr<A[]>;
+
+template <class T, class W>
+struct Excite {
+  using A = Acc<T>;
+
+  const SqueezeExcite& args;
+  Space space{args.channels, args.positions, args.channels_last};
+  Schedule schedule{
+      args.samples,
+      space.size() * static_cast<int64_t>(sizeof(T)),
+      2 * args.reduced * args.channels * static_cast<int64_t>(sizeof(W)),
+      space.max_parts()};
+  int64_t sum_stride = space.partial_rows(schedule.parts()) * args.channels;  // of one sample
+
+  // means = sums / S of samples begin to end.
+  void means(int64_t begin, int64_t end, int64_t parts, A* sums, A* mean) const {
+    const A share = A(1) / static_cast<A>(args.positions);
+    for (int64_t n = begin; n < end; ++n) {
+      add_partial_rows(sums + n * sum_stride, space.partial_rows(parts), args.channels);
+      map(args.channels, mean + n * args.channels, [&](Vec<A> v) { return v * share; }, sums + n * sum_stride);
+    }
+  }
+
+  // scale = gate(w2 · act(w1 · mean + b1) + b2) of samples begin to end; before_act (may be hidden) keeps w1 · mean + b1.
+  template <class Split>
+  void gates(int64_t begin, int64_t end, const Split& split, const A* mean, A* before_act, A* hidden, A* scale) const {
+    const int64_t C = args.channels, R = args.reduced, n = end - begin;
+    split(R, n * C, [&](int64_t i, int64_t j) {
+      linear(mean + begin * C, n, static_cast<const W*>(args.w1), static_cast<const W*>(args.b1), R, C,
+             before_act + begin * R, i, j);
+      for (int64_t s = begin; s < end; ++s) {
+        map(j - i, hidden + s * R + i, [&](Vec<A> v) { return activate<A>(v, args.act); }, before_act + s * R + i);
+      }
+    });
+    split(C, n * R, [&](int64_t i, int64_t j) {
+      linear(hidden + begin * R, n, static_cast<const W*>(args.w2), static_cast<const W*>(args.b2), C, R,
+             scale + begin * C, i, j);
+      for (int64_t s = begin; s < end; ++s) {
+        map(j - i, scale + s * C + i, [&](Vec<A> v) { return gate_of<A>(v, args.gate); }, scale + s * C + i);
+      }
+    });
+  }
+
+  void forward() const {
+    const int64_t C = args.channels;
+    Buffer<A> sums(new A[args.samples * sum_stride]), mean(new A[args.samples * C]), scale(new A[args.samples * C]);
+    Buffer<A> hidden(new A[args.samples * args.reduced]);
+    with_bool(args.residual != nullptr, [&](auto has_residual) {
+      with_bool(args.post == Activation::Relu, [&](auto is_relu) {
+        with_bool(args.post == Activation::None, [&](auto is_none) {
+          two_passes(
+              schedule,
+              [&](int64_t begin, int64_t end, Part part) {
+                for (int64_t n = begin; n < end; ++n) {
+                  sum(n, part, sums.get());
+                }
+              },
+              [&](int64_t begin, int64_t end, auto split, int64_t parts) {
+                means(begin, end, parts, sums.get(), mean.get());
+                gates(begin, end, split, mean.get(), hidden.get(), hidden.get(), scale.get());
+              },
+              [&](int64_t begin, int64_t end, Part part) {
+                for (int64_t n = begin; n < end; ++n) {
+                  const T* x = static_cast<const T*>(args.x) + n * space.size();
+                  const T* residual = static_cast<const T*>(args.residual) + (has_residual ? n * space.size() : 0);
+                  T* out = static_cast<T*>(args.out) + n * space.size();
+                  const A* const gate[] = {scale.get() + n * C};
+                  for_each_vector<1, A>(space, part, gate, [&](int64_t at, const Vec<A>(&s)[1], auto... lanes) {
+                    Vec<A> y = load(x + at, lanes...) * s[0];
+                    if constexpr (has_residual) {
+                      y += load(residual + at, lanes...);
+                    }
+                    if constexpr (is_relu) {
+                      y = activate<A>(y, Activation::Relu);
+                    } else if constexpr (!is_none) {
+                      y = activate<A>(y, args.post);
+                    }
+                    store(out + at, y, lanes...);
+                  });
+                }
+              });
+        });
+      });
+    });
+  }
+
+  // Sums over space of sample n.
+  void sum(int64_t n, Part part, A* sums) const {
+    const T* x = static_cast<const T*>(args.x) + n * space.size();
+    A* const into[] = {sums + n * sum_stride};
+    sum_over_space<1, A>(space, part, [&](int64_t at, Vec<A>(&v)[1], auto... lanes) { v[0] = load(x + at, lanes...); }, into);
+  }
+
+  void backward(const SqueezeExciteBackward& b) const {
+    const int64_t C = args.channels, R = args.reduced, N = args.samples;
+    Buffer<A> sums(new A[N * sum_stride]), products(new A[N * sum_stride]);
+    Buffer<A> scale(new A[N * C]), shift(new A[N * C]), before_act(new A[N * R]);
+    A *mean = static_cast<A*>(b.mean), *hidden = static_cast<A*>(b.hidden);
+    A *grad_gate = static_cast<A*>(b.grad_gate), *grad_act = static_cast<A*>(b.grad_act);
+    // What went into post: relu's slope is read off its output, the other ones' needs x * scale + residual again.
+    const bool needs_input = args.post != Activation::None && args.post != Activation::Relu;
+
+    // The gradient that reaches x * scale + residual, at one vector.
+    auto inner_grad = [&](int64_t n, auto is_relu, auto is_none, const Vec<A>& s, int64_t at, auto... lanes) {
+      const int64_t offset = n * space.size() + at;
+      const Vec<A> grad = load(static_cast<const T*>(b.grad) + offset, lanes...);
+      if constexpr (is_none) {
+        return grad;
+      } else if constexpr (is_relu) {
+        const Vec<A> out = load(static_cast<const T*>(b.out) + offset, lanes...);
+        return out > Vec<A>{} ? grad : Vec<A>{};
+      } else {
+        Vec<A> y = load(static_cast<const T*>(args.x) + offset, lanes...) * s;
+        if (args.residual) {
+          y += load(static_cast<const T*>(args.residual) + offset, lanes...);
+        }
+        return Vec<A>(grad * slope<A>(y, args.post));
+      }
+    };
+    // Means, and sums over space of gradient times x, which is the gradient of the scale.
+    auto first = [&](int64_t n, Part part, auto is_relu, auto is_none) {
+      const T* x = static_cast<const T*>(args.x) + n * space.size();
+      A* const into[] = {sums.get() + n * sum_stride, products.get() + n * sum_stride};
+      sum_over_space<2, A>(
+          space, part,
+          [&](int64_t at, Vec<A>(&v)[2], auto... lanes) {
+            v[0] = load(x + at, lanes...);
+            Vec<A> s{};
+            if constexpr (!is_relu && !is_none) {
+              const A* gate = scale.get() + n * C;
+              s = space.channels_last ? load(gate + at % C, lanes...) : splat(gate[at / args.positions]);
+            }
+            v[1] = v[0] * inner_grad(n, is_relu, is_none, s, at, lanes...);
+          },
+          into);
+    };
+    auto middle = [&](int64_t begin, int64_t end, const auto& split, int64_t parts) {
+      const int64_t n = end - begin;
+      if (!needs_input) {
+        means(begin, end, parts, sums.get(), mean);
+        gates(begin, end, split, mean, before_act.get(), hidden, scale.get());
+      }
+      for (int64_t s = begin; s < end; ++s) {
+        add_partial_rows(products.get() + s * sum_stride, space.partial_rows(parts), C);
+        map(C, grad_gate + s * C, [&](Vec<A> g, Vec<A> v) { return g * gate_slope<A>(v, args.gate); },
+            products.get() + s * sum_stride, scale.get() + s * C);
+      }
+      split(R, n * C, [&](int64_t i, int64_t j) {
+        linear_transposed(grad_gate + begin * C, n, static_cast<const W*>(args.w2), C, R, grad_act + begin * R, i, j);
+        for (int64_t s = begin; s < end; ++s) {
+          map(j - i, grad_act + s * R + i, [&](Vec<A> g, Vec<A> y) { return g * slope<A>(y, args.act); },
+              grad_act + s * R + i, before_act.get() + s * R + i);
+        }
+      });
+      const A share = A(1) / static_cast<A>(args.positions);
+      split(C, n * R, [&](int64_t i, int64_t j) {
+        linear_transposed(grad_act + begin * R, n, static_cast<const W*>(args.w1), R, C, shift.get() + begin * C, i, j);
+        for (int64_t s = begin; s < end; ++s) {
+          map(j - i, shift.get() + s * C + i, [&](Vec<A> v) { return v * share; }, shift.get() + s * C + i);
+        }
+      });
+    };
+    auto second = [&](int64_t n, Part part, auto is_relu, auto is_none, auto has_residual) {
+      T* grad_x = static_cast<T*>(b.grad_x) + n * space.size();
+      T* grad_residual = static_cast<T*>(b.grad_residual) + (has_residual ? n * space.size() : 0);
+      const A* const gates_of_sample[] = {scale.get() + n * C, shift.get() + n * C};
+      for_each_vector<2, A>(space, part, gates_of_sample, [&](int64_t at, const Vec<A>(&s)[2], auto... lanes) {
+        const Vec<A> g = inner_grad(n, is_relu, is_none, s[0], at, lanes...);
+        store(grad_x + at, Vec<A>(g * s[0] + s[1]), lanes...);
+        if constexpr (has_residual) {
+          store(grad_residual + at, g, lanes...);
+        }
+      });
+    };
+    auto each = [](int64_t begin, int64_t end, const auto& f) {
+      for (int64_t n = begin; n < end; ++n) {
+        f(n);
+      }
+    };
+
+    if (needs_input) {
+      // The slope needs the scale, so the means come in a pass of their own, and the two others follow.
+      two_passes(
+          schedule,
+          [&](int64_t begin, int64_t end, Part part) { each(begin, end, [&](int64_t n) { sum(n, part, sums.get()); }); },
+          [&](int64_t begin, int64_t end, const auto& split, int64_t parts) {
+            means(begin, end, parts, sums.get(), mean);
+            gates(begin, end, split, mean, before_act.get(), hidden, scale.get());
+          },
+          [&](int64_t begin, int64_t end, Part part) {
+            each(begin, end, [&](int64_t n) { first(n, part, std::false_type{}, std::false_type{}); });
+          });
+    }
+    with_bool(args.post == Activation::Relu, [&](auto is_relu) {
+      with_bool(args.post == Activation::None, [&](auto is_none) {
+        with_bool(b.grad_residual != nullptr, [&](auto has_residual) {
+          two_passes(
+              schedule,
+              [&](int64_t begin, int64_t end, Part part) {
+                if (!needs_input) {
+                  each(begin, end, [&](int64_t n) { first(n, part, is_relu, is_none); });
+                }
+              },
+              middle,
+              [&](int64_t begin, int64_t end, Part part) {
+                each(begin, end, [&](int64_t n) { second(n, part, is_relu, is_none, has_residual); });
+              });
+        });
+      });
+    });
+  }
+};
+
+// Runs f(Excite<T, W>) for the types of x and of the weights: those of x, or float beside a half x.
+template <class F>
+void with_types(const SqueezeExcite& args, const F& f) {
+  with_type(args.type, [&](auto element) {
+    using T = decltype(element);
+    if (args.weight_type == args.type) {
+      f(Excite<T, T>{args});
+    } else {
+      f(Excite<T, Acc<T>>{args});
+    }
+  });
+}
+
+void squeeze_excite_kernel(const SqueezeExcite& args) {
+  with_types(args, [](const auto& op) { op.forward(); });
+}
+
+void squeeze_excite_backward_kernel(const SqueezeExciteBackward& args) {
+  with_types(args.forward, [&](const auto& op) { op.backward(args); });
+}
+
+}  // namespace TVC_ISA
+}  // namespace tvc
+
+#ifdef TVC_REGISTER  // once, not for each instruction set
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <tuple>
+
+#include "../common/squeeze_excite.h"
+
+TVC_KERNEL(squeeze_excite_kernel, SqueezeExcite)
+TVC_KERNEL(squeeze_excite_backward_kernel, SqueezeExciteBackward)
+
+namespace tvc {
+namespace {
+
+SqueezeExcite arguments(const SqueezeExciteTensors& t) {
+  const Extents extent = extents(t.x);
+  auto data = [](const std::optional<Tensor>& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; };
+  return {
+      t.x.scalar_type(), t.w1.scalar_type(), extent.samples, extent.channels, extent.positions, t.w1.size(0),
+      extent.channels_last, t.act, t.post, t.gate, t.x.const_data_ptr(), t.w1.const_data_ptr(), data(t.b1),
+      t.w2.const_data_ptr(), data(t.b2), data(t.residual), nullptr};
+}
+
+Tensor squeeze_excite_cpu(
+    Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act, std::string gate,
+    std::optional<Tensor> residual, std::string post) {
+  const SqueezeExciteTensors t(kSqueezeExcite, x, w1, b1, w2, b2, act, gate, residual, post);
+  Tensor out = torch::stable::empty_like(t.x);
+  if (out.numel() > 0) {
+    SqueezeExcite args = arguments(t);
+    args.out = out.mutable_data_ptr();
+    squeeze_excite_kernel(args);
+  }
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> squeeze_excite_backward_cpu(
+    Tensor grad, Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,
+    std::string gate, std::optional<Tensor> residual, std::string post, std::optional<Tensor> out, bool residual_grad) {
+  const SqueezeExciteTensors t(kSqueezeExciteBackward, x, w1, b1, w2, b2, act, gate, residual, post);
+  SqueezeExciteGradients g(t, grad, out, residual_grad);
+  if (t.x.numel() > 0) {
+    SqueezeExciteBackward args{
+        arguments(t), g.grad.const_data_ptr(), g.out ? g.out->const_data_ptr() : nullptr, g.x.mutable_data_ptr(),
+        residual_grad ? g.residual.mutable_data_ptr() : nullptr, g.mean.mutable_data_ptr(), g.hidden.mutable_data_ptr(),
+        g.grad_gate.mutable_data_ptr(), g.grad_act.mutable_data_ptr()};
+    squeeze_excite_backward_kernel(args);
+  }
+  return g.finish(t);
+}
+
+}  // namespace
+}  // namespace tvc
+
+STABLE_TORCH_LIBRARY_IMPL(tvc, CPU, m) {
+  m.impl("squeeze_excite", TORCH_BOX(&tvc::squeeze_excite_cpu));
+  m.impl("_squeeze_excite_backward", TORCH_BOX(&tvc::squeeze_excite_backward_cpu));
+}
+
+#endif

@@ -1,0 +1,13 @@
+// The schema of every op, and nothing else: a process that has loaded only this library can load scripted files.
+// Each stands again in python/torchvision_customizer/ops/<op>.py, which compares the two at import.
+
+#include "common/stable_abi.h"
+
+TVC_SCHEMAS(m) {
+  m.define(
+      "squeeze_excite(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act='relu', str gate='sigmoid', "
+      "Tensor? residual=None, str post='none') -> Tensor");
+  m.define(
+      "_squeeze_excite_backward(Tensor grad, Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act, str gate, "
+      "Tensor? residual, str post, Tensor? out, bool residual_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+}

@@ -1,0 +1,6 @@
+"""The fused ops. ``torch.ops.tvc.*`` is the contract; the functions here take the same arguments."""
+
+from ._library import OPS, NativeStatus, Op, OpAnswer, native_status, reference, who_answers
+from .squeeze_excite import squeeze_excite
+
+__all__ = ["OPS", "NativeStatus", "Op", "OpAnswer", "native_status", "reference", "squeeze_excite", "who_answers"]
