@@ -127,9 +127,7 @@ def fuse(model: nn.Module, example_input: Tensor | None = None) -> FuseReport:
         The fused places, and for each other place the reason. A model with nothing to fuse is unchanged, with a warning.
     """
     blocks = [(name, module) for name, module in model.named_modules() if isinstance(module, fx.GraphModule)]
-    candidates = [
-        (name, block, node) for name, block in blocks for node in block.graph.nodes if _is_epilogue(block, node)
-    ]
+    candidates = [(name, block, node) for name, block in blocks for node in block.graph.nodes if _is_epilogue(block, node)]
     shapes = _probe_shapes(model, [block for _, block, _ in candidates], example_input) if candidates else {}
     tails: dict[str, _Tail] = dict(vars(model).get(_STATE, {}))
     fused, untouched, reached = [], [], set()
@@ -169,9 +167,7 @@ def unfuse(model: nn.Module) -> nn.Module:
         if not isinstance(block, fx.GraphModule):
             continue
         graph = copy.deepcopy(block.graph)  # a copy has the names of erased nodes to give again
-        calls = [
-            (node, tails.get(f"{name}.{node.target}".removeprefix("."))) for node in graph.nodes if _is_fused(node)
-        ]
+        calls = [(node, tails.get(f"{name}.{node.target}".removeprefix("."))) for node in graph.nodes if _is_fused(node)]
         for node, tail in calls:
             if tail is not None:
                 _unfuse_tail(graph, node, tail)
@@ -297,9 +293,7 @@ def _show(shape: torch.Size) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def _probe_shapes(
-    model: nn.Module, blocks: list[fx.GraphModule], example_input: Tensor | None
-) -> dict[fx.Node, torch.Size]:
+def _probe_shapes(model: nn.Module, blocks: list[fx.GraphModule], example_input: Tensor | None) -> dict[fx.Node, torch.Size]:
     """The shape of every node of ``blocks`` that is a tensor, by a forward of fake tensors, which computes nothing."""
     if example_input is None:
         parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -314,7 +308,9 @@ def _probe_shapes(
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             # Fakes for the buffers too: a norm in training counts its batches in place.
-            state = {name: mode.from_tensor(t) for name, t in (*model.named_parameters(), *model.named_buffers())}
+            state: dict[str, Tensor] = {
+                name: mode.from_tensor(t) for name, t in (*model.named_parameters(), *model.named_buffers())
+            }
             functional_call(model, state, (mode.from_tensor(example_input),))
     except Exception as error:
         raise ValueError(

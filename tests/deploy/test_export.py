@@ -112,9 +112,7 @@ def test_patched_fused_resnet_within_1e_5(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(ops.native_status().cpu_loaded, reason="the native library is loaded")
 def test_ops_without_the_library_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        RuntimeError, match=r"export: the model calls tvc::squeeze_excite, .* libtvc_ops, .* not in use here"
-    ):
+    with pytest.raises(RuntimeError, match=r"export: the model calls tvc::squeeze_excite, .* libtvc_ops, .* not in use here"):
         export(with_se(), tmp_path / "model.pt", example_input=EXAMPLE)
     assert not list(tmp_path.iterdir())
 
@@ -131,9 +129,7 @@ def test_training_flags_come_back(tmp_path: Path) -> None:
 def test_wrong_numbers_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_text("what was there")
-    with pytest.raises(
-        VerificationError, match="model.pt differs from eager .* largest difference .*, allowed"
-    ) as caught:
+    with pytest.raises(VerificationError, match=r"model.pt differs from eager .* largest difference .*, allowed") as caught:
         export(Liar(), path, example_input=EXAMPLE)
     assert path.read_text() == "what was there"
     assert list(tmp_path.iterdir()) == [path]
@@ -186,14 +182,12 @@ def test_verify_of_no_file(tmp_path: Path, content: str | None, message: str) ->
 def test_verify_of_a_state_dict(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(plain().state_dict(), path)
-    with pytest.raises(ValueError, match="weights.pt is no TorchScript file"):
+    with pytest.raises(ValueError, match=r"weights.pt is no TorchScript file"):
         verify(path, plain())
 
 
 def test_wrong_input_says_what_went_wrong(tmp_path: Path) -> None:
-    with pytest.raises(
-        VerificationError, match="does not run in a fresh process: .*expected input.* to have 3 channels"
-    ):
+    with pytest.raises(VerificationError, match=r"does not run in a fresh process: .*expected input.* to have 3 channels"):
         export(plain(), tmp_path / "model.pt", example_input=torch.zeros(1, 5, 16, 16))
     assert not list(tmp_path.iterdir())
 
@@ -201,7 +195,7 @@ def test_wrong_input_says_what_went_wrong(tmp_path: Path) -> None:
 def test_too_slow(tmp_path: Path) -> None:
     path, model = tmp_path / "model.pt", plain()
     export(model, path, example_input=EXAMPLE, verify=False)
-    with pytest.raises(VerificationError, match="had not finished after 0.01 s"):
+    with pytest.raises(VerificationError, match=r"had not finished after 0.01 s"):
         verify(path, model, example_input=EXAMPLE, timeout=0.01)
 
 
@@ -240,9 +234,7 @@ def test_paths_that_cannot_be_written(tmp_path: Path, path: str, error: type[OSE
 
 
 def test_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="format must be one of torchscript, got 'torchscrip', did you mean 'torchscript'"
-    ):
+    with pytest.raises(ValueError, match="format must be one of torchscript, got 'torchscrip', did you mean 'torchscript'"):
         export(plain(), tmp_path / "model.pt", "torchscrip")
 
 

@@ -82,6 +82,7 @@ FUSIBLE: dict[str, tuple[Tail, str]] = {
     "F.gelu by tanh stays": (lambda m, y, i: F.gelu(y + i, approximate="tanh"), "none"),
     "no activation": (lambda m, y, i: y + i, "none"),
     "another activation": (lambda m, y, i: torch.tanh(y + i), "none"),
+    "another activation, in place": (lambda m, y, i: (y + i).tanh_(), "none"),
     "sum used twice": (relu_of_sum_plus_sum, "none"),
     "doubled by relu": (lambda m, y, i: m.relu(y + i) * 2, "relu"),
 }
@@ -268,9 +269,7 @@ def test_resnet_agrees(fused_resnet: tuple[nn.Module, nn.Module], memory_format:
     torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-5, atol=1e-5)
     expected, actual = grads(plain.train(), x), grads(fused.train(), x)
     for name, gradient in expected.items():
-        torch.testing.assert_close(
-            actual[name], gradient, rtol=2e-3, atol=1e-4, msg=lambda t, name=name: f"{name}: {t}"
-        )
+        torch.testing.assert_close(actual[name], gradient, rtol=2e-3, atol=1e-4, msg=lambda t, name=name: f"{name}: {t}")
     assert list(fused.state_dict()) == list(plain.state_dict())
 
 

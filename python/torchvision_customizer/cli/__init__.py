@@ -1,8 +1,8 @@
 """The command ``tvc``: one command a file, imported when it is asked for.
 
-Every module of this package without a leading underscore is a command: ``list_blocks.py`` holds a click command ``list_blocks``,
-which ``tvc`` offers as ``list-blocks``. Such a module imports nothing but click at its top, so that ``tvc --help`` answers at once;
-torch, pydantic and rich are imported by the commands that need them, when they run.
+Every module of this package without a leading underscore is a command: ``list_blocks.py`` holds a click command of the same
+name, which ``tvc`` offers as ``list-blocks``. Such a module imports nothing but click at its top, so that ``tvc --help``
+answers at once; torch, pydantic and rich are imported by the commands that need them, when they run.
 
 Exit codes: 0, 1 (it did not work), 2 (wrong usage), 130 (interrupted).
 """
@@ -72,9 +72,7 @@ class CommandGroup(click.Group):
             command.params.append(_debug_option())
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
         if args and not args[0].startswith("-") and args[0] not in known:
             near = difflib.get_close_matches(args[0], known, n=1)
@@ -111,9 +109,7 @@ def _message(error: Exception) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help="Change pre-trained CNNs without touching their source, keep their weights, and ship them fast.",
 )
-@click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
-)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version.")
 def main() -> None:
     pass
 

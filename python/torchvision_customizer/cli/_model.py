@@ -10,6 +10,8 @@ import click
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..errors import PatchError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -19,12 +21,8 @@ def model_options(command: F) -> F:
     They are the arguments of :func:`build_model`, under the same names.
     """
     for option in (
-        click.option(
-            "--num-classes", type=click.IntRange(min=0), help="Classes of the new last layer; 0 gives features."
-        ),
-        click.option(
-            "--weights", help="A name of torchvision's weights, DEFAULT, or a file. [default: random weights]"
-        ),
+        click.option("--num-classes", type=click.IntRange(min=0), help="Classes of the new last layer; 0 gives features."),
+        click.option("--weights", help="A name of torchvision's weights, DEFAULT, or a file. [default: random weights]"),
         click.option(
             "--patch",
             multiple=True,
@@ -43,18 +41,24 @@ def parse_patches(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         click.BadParameter: a value has no target or no operation, or is no YAML; the message says which of them it is.
     """
-    patches: dict[str, Any] = {}
+    return {
+        target: operations[0][1] if len(operations) == 1 else [operation for _, operation in operations]
+        for target, operations in _read_patches(texts).items()
+    }
+
+
+def _read_patches(texts: Sequence[str]) -> dict[str, list[tuple[int, Any]]]:
+    """For each target its operations, each with the number of the ``--patch`` that it stands in."""
+    found: dict[str, list[tuple[int, Any]]] = {}
     for number, text in enumerate(texts, start=1):
         place = f"--patch {number}"
         target, separator, value = (part.strip() for part in text.partition("="))
         if not (target and separator and value):
             raise click.BadParameter(f"expected TARGET=OP:BLOCK, got '{text}'", param_hint=place)
         operation = _operation(value, place)
-        if target in patches:
-            earlier = patches[target] if isinstance(patches[target], list) else [patches[target]]
-            operation = earlier + (operation if isinstance(operation, list) else [operation])
-        patches[target] = operation
-    return patches
+        operations = operation if isinstance(operation, list) and operation else [operation]
+        found.setdefault(target, []).extend((number, each) for each in operations)
+    return found
 
 
 def _operation(value: str, place: str) -> Any:
@@ -65,9 +69,7 @@ def _operation(value: str, place: str) -> Any:
             return yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise click.BadParameter(f"no YAML: {value} ({str(error).splitlines()[0]})", param_hint=place) from error
-    name, separator, block = (part.strip() for part in value.partition(":"))
-    if name == "remove" and not separator:
-        return {name: True}
+    name, _, block = (part.strip() for part in value.partition(":"))
     if not (name and block):
         raise click.BadParameter(f"expected OP:BLOCK or {{OP: …}} after the '=', got '{value}'", param_hint=place)
     return {name: block}
@@ -89,7 +91,22 @@ def build_model(
         ValueError: the backbone, a target, a block or an option is unknown, or a patch matches nothing.
     """
     patches = parse_patches(patch)
+    from ..errors import PatchError
     from ..hybrid import HybridBuilder
 
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    return HybridBuilder().from_torchvision(backbone, weights=weights, patches=patches, **options)
+    try:
+        return HybridBuilder().from_torchvision(backbone, weights=weights, patches=patches, **options)
+    except PatchError as error:
+        raise _at_its_option(error, patch) from error
+
+
+def _at_its_option(error: PatchError, texts: Sequence[str]) -> click.BadParameter:
+    """The library's error, with its place in ``patches`` said as the number of the ``--patch`` that it stands in."""
+    message = str(error)
+    for target, operations in _read_patches(texts).items():
+        for index, (number, _) in enumerate(operations):
+            place = f"patches[{target!r}]" + (f"[{index}]" if len(operations) > 1 else "")
+            if message.startswith(place):
+                return click.BadParameter(message.removeprefix(place).lstrip(":. "), param_hint=f"--patch {number}")
+    return click.BadParameter(message, param_hint="--patch")

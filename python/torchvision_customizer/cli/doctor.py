@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 _PACKAGES = ("torchvision-customizer", "torch", "torchvision", "timm", "pydantic", "click", "rich")
 
 
-@click.command(help="Say who answers for each op and why, and what this installation is made of.")
+@click.command(
+    short_help="Say who answers for each op, and why.",
+    help="Say who answers for each op and why, and what this installation is made of.",
+)
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:

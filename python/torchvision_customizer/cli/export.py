@@ -14,19 +14,26 @@ if TYPE_CHECKING:
     from ..deploy import ExportReport
 
 
+def _known_format(_: click.Context, __: click.Parameter, value: str) -> str:
+    from ..deploy import FORMATS
+    from ..errors import nearest
+
+    if value not in FORMATS:
+        raise click.BadParameter(f"must be one of {', '.join(FORMATS)}, got '{value}'{nearest(value, FORMATS)}")
+    return value
+
+
 @click.command(
     short_help="Write a model to a file that needs no Python.",
     help="Write a patched model to a file that runs without this package, and prove in a fresh process that it gives the same "
     "numbers.",
 )
 @model_options
+@click.option("--output", required=True, metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Where to.")
 @click.option(
-    "--output", required=True, metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Where to."
+    "--format", "file_format", default="torchscript", show_default=True, callback=_known_format, help="The format of the file."
 )
-@click.option("--format", "file_format", default="torchscript", show_default=True, help="The format of the file.")
-@click.option(
-    "--fuse/--no-fuse", "fused", default=True, show_default=True, help="Fuse the tails of patched blocks first."
-)
+@click.option("--fuse/--no-fuse", "fused", default=True, show_default=True, help="Fuse the tails of patched blocks first.")
 @click.option("--verify/--no-verify", "verified", default=True, show_default=True, help="Compare in a fresh process.")
 @click.option(
     "--input-size", type=click.IntRange(min=1), default=224, show_default=True, help="Height and width to verify with."

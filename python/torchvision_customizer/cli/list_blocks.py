@@ -18,4 +18,4 @@ def list_blocks(category: str | None, as_json: bool) -> None:
         print_json([{key: info[key] for key in ("name", "category", "description", "aliases")} for info in blocks])
         return
     rows = [(info["name"], info["category"], ", ".join(info["aliases"]), info["description"]) for info in blocks]
-    print_table(f"{len(blocks)} blocks", ("name", "category", "aliases", "what it is"), rows)
+    print_table(f"Blocks ({len(blocks)})", ("name", "category", "aliases", "what it is"), rows)

@@ -1,7 +1,7 @@
 """What runs in the fresh process of :mod:`.verification`: it imports torch and nothing else of ours.
 
-Run by path, as ``python -I _fresh_process.py JOB.json``. The job names the file, the native libraries, the inputs, and where the
-outputs go. A failure to load or to run is reported by the process's own traceback and exit code.
+Run by path, as ``python -I _fresh_process.py JOB.json``. The job names the file, the native libraries, the inputs, and where
+the outputs go. A failure to load or to run is reported by the process's own traceback and exit code.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def main(job_path: str) -> None:
     import torch
 
     for library in job["libraries"]:
-        torch.ops.load_library(library)
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     torch.set_num_threads(job["threads"])
 
     start = time.perf_counter()
-    program = torch.jit.load(job["file"])
+    program = torch.jit.load(job["file"])  # type: ignore[no-untyped-call]
     load_seconds = time.perf_counter() - start
 
     device = torch.device(job["device"])

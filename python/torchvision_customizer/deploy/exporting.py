@@ -74,9 +74,7 @@ def export(
         VerificationError: the file gives other numbers, or does not run; it is not kept.
     """
     if format not in FORMATS:
-        raise ValueError(
-            f"export: format must be one of {', '.join(FORMATS)}, got '{format}'{nearest(format, FORMATS)}"
-        )
+        raise ValueError(f"export: format must be one of {', '.join(FORMATS)}, got '{format}'{nearest(format, FORMATS)}")
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"export: {path} is a folder; name a file in it")

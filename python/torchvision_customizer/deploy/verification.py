@@ -99,8 +99,8 @@ def verify(
 ) -> VerifyReport:
     """Run an exported file in a fresh Python process that imports only torch, and compare it with ``model`` in eval mode.
 
-    The process is isolated (``python -I``), loads ``libtvc_ops`` where the file needs it, runs every input several times, and must
-    not have imported this package or torchvision by the end.
+    The process is isolated (``python -I``), loads ``libtvc_ops`` where the file needs it, runs every input several times, and
+    must not have imported this package or torchvision by the end.
 
     Args:
         path: a TorchScript file.
@@ -141,7 +141,7 @@ def compare(
     libraries: tuple[Path, ...],
     timeout: float = 600.0,
 ) -> VerifyReport:
-    """:func:`verify` with everything decided; ``path`` is what reports and errors call ``file``, which may have another name yet."""
+    """:func:`verify` with everything decided; reports and errors call ``file``, which may have another name yet, ``path``."""
     with tempfile.TemporaryDirectory(prefix="tvc-verify-") as folder:
         found, outputs = _run_fresh(file, path.name, libraries, batches, Path(folder), timeout)
     comparisons = []
@@ -168,11 +168,9 @@ def like_example(model: nn.Module, example_input: Tensor | None) -> Tensor:
 
 
 def random_inputs(example: Tensor) -> Iterator[Tensor]:
-    """Inputs of batch sizes 1, 2 and 5, like ``example`` in all else; drawn from a generator of their own, with a fixed seed."""
+    """Inputs of batch sizes 1, 2 and 5, like ``example`` in all else; from a generator of their own, with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
-    nhwc = (
-        example.dim() == 4 and example.is_contiguous(memory_format=torch.channels_last) and not example.is_contiguous()
-    )
+    nhwc = example.dim() == 4 and example.is_contiguous(memory_format=torch.channels_last) and not example.is_contiguous()
     for size in BATCH_SIZES:
         x = torch.randn(size, *example.shape[1:], generator=generator).to(example.device, example.dtype)
         yield x.contiguous(memory_format=torch.channels_last) if nhwc else x
@@ -182,7 +180,7 @@ def native_libraries(ops: Sequence[str], device: torch.device, place: str) -> tu
     """The libraries a process must load before it can run a file with these ``tvc`` ops.
 
     Raises:
-        RuntimeError: they are not in use here, so nothing says that they would work elsewhere; the message begins with ``place``.
+        RuntimeError: they are not in use here; the message begins with ``place`` and says why not.
     """
     if not ops:
         return ()
