@@ -1,0 +1,160 @@
+"""Places within a block: its graph, its residual branch, and the edge on which a module is put."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from ..errors import nearest
+from .opened import OpenedBlock
+
+_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+
+
+class NoPlace(Exception):
+    """A module that does not offer a place; the message says why, beginning with a verb."""
+
+
+class BlockTracer(fx.Tracer):
+    """Traces one module, with all of its children as leaves."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+def graph_of(block: nn.Module) -> fx.Graph:
+    """The graph of a block's own forward; a new one at each call.
+
+    Raises:
+        NoPlace: the block is a module of torch itself, or its forward cannot be written as a graph.
+    """
+    if isinstance(block, OpenedBlock):
+        return copy.deepcopy(block.graph)
+    if type(block).__module__.partition(".")[0] == "torch":
+        raise NoPlace("is a module of torch, not a block")
+    graphs = []
+    for training in (False, True):
+        # A shallow copy has the same children, and can be switched without touching the block.
+        clone = copy.copy(block)
+        clone.training = training
+        try:
+            graphs.append(BlockTracer().trace(clone))
+        except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise NoPlace(f"cannot be opened: {str(error).splitlines()[0]}") from error
+    if str(graphs[0]) != str(graphs[1]):
+        raise NoPlace("cannot be opened: its forward reads self.training")
+    return graphs[0]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Where a module goes: the value that it takes, and the nodes that take its output instead; in words, too."""
+
+    value: fx.Node
+    consumers: tuple[fx.Node, ...]
+    text: str
+
+
+def residual_edges(graph: fx.Graph) -> list[Edge]:
+    """The residual branch of each addition of a graph: the operand that is further from the graph's input.
+
+    ResNet writes ``out += identity``, RegNet ``proj(x) + f(x)``, MobileNet ``x + conv(x)``. An addition of operands that are equally far has no
+    residual branch.
+    """
+    depths: dict[fx.Node, int] = {}
+    edges = []
+    for node in graph.nodes:
+        depths_of_inputs = [depths[source] for source in node.all_input_nodes if source in depths]
+        if node.op == "placeholder":
+            depths[node] = 0
+        elif depths_of_inputs:
+            depths[node] = 1 + max(depths_of_inputs)
+        if node.target not in _ADDITIONS or node.op not in ("call_function", "call_method"):
+            continue
+        operands = [operand for operand in node.args[:2] if isinstance(operand, fx.Node) and operand in depths]
+        if len(operands) == 2 and depths[operands[0]] != depths[operands[1]]:
+            branch = max(operands, key=depths.__getitem__)
+            edges.append(Edge(branch, (node,), f"residual, after {branch.target if branch.op == 'call_module' else branch}"))
+    return edges
+
+
+def find_edge(block: nn.Module, graph: fx.Graph, at: str) -> Edge:
+    """The edge of a block's graph that ``at`` names.
+
+    Raises:
+        NoPlace: the block has no such edge, or a module on it would see a value that is changed in place.
+    """
+    name, _, index_text = at.rstrip("]").partition("[")
+    index = int(index_text) if index_text else None
+    if at == "auto" or name == "residual":
+        edges = residual_edges(graph)
+        if not edges:
+            raise NoPlace("does not add a residual branch")
+        if index is not None and index >= len(edges):
+            raise NoPlace(f"has {len(edges)} residual branch{'es' if len(edges) > 1 else ''}, counted from 0")
+        edge = edges[-1 if index is None else index]
+    elif at == "input":
+        value = next(node for node in graph.nodes if node.op == "placeholder")
+        edge = Edge(value, tuple(value.users), "input")
+    elif at == "output":
+        output = next(iter(reversed(graph.nodes)))
+        if not isinstance(output.args[0], fx.Node):
+            raise NoPlace("returns several values")
+        edge = Edge(output.args[0], (output,), "output")
+    else:
+        edge = _edge_at_call(graph, *re.split(":", name, maxsplit=1), index)
+    _check_in_place(block, edge)
+    return edge
+
+
+def _edge_at_call(graph: fx.Graph, side: str, name: str, index: int | None) -> Edge:
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
+    if not calls:
+        called = list(dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"))
+        raise NoPlace(f"does not call '{name}'{nearest(name, called)} (it calls {', '.join(called)})")
+    if len(calls) > 1 and index is None:
+        raise NoPlace(f"calls '{name}' {len(calls)} times; write {side}:{name}[0] to {side}:{name}[{len(calls) - 1}]")
+    if index is not None and index >= len(calls):
+        raise NoPlace(f"calls '{name}' {len(calls)} times, counted from 0")
+    call = calls[index or 0]
+    text = f"{side} {name}" + ("" if index is None else f"[{index}]")
+    if side == "after":
+        return Edge(call, tuple(call.users), text)
+    if not call.args or not isinstance(call.args[0], fx.Node):
+        raise NoPlace(f"calls '{name}' without a tensor")
+    return Edge(call.args[0], (call,), text)
+
+
+def _check_in_place(block: nn.Module, edge: Edge) -> None:
+    """A value that several nodes use, one of them in place, is not what it was when the new module comes to see it."""
+    if len(edge.value.users) > 1:
+        for user in edge.value.users:
+            if len(edge.consumers) < len(edge.value.users) and _changes_in_place(block, user, edge.value):
+                raise NoPlace(f"changes the value at '{edge.text}' in place (in '{user.name}') while other parts use it")
+
+
+def _changes_in_place(block: nn.Module, user: fx.Node, value: fx.Node) -> bool:
+    if not user.args or user.args[0] is not value:
+        return False
+    if user.op == "call_module":
+        return bool(getattr(block.get_submodule(str(user.target)), "inplace", False))
+    name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
+    return user.target in _IN_PLACE or bool(user.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+
+
+def insert(graph: fx.Graph, edge: Edge, name: str) -> fx.Node:
+    """Put a call of the child ``name`` on an edge."""
+    after = edge.value
+    while after.op == "placeholder" and after.next.op == "placeholder":
+        after = after.next
+    with graph.inserting_after(after):
+        call = graph.call_module(name, (edge.value,))
+    for consumer in edge.consumers:
+        consumer.replace_input_with(edge.value, call)
+    return call

@@ -1,0 +1,168 @@
+"""Names of building blocks: register, get, list, info, categories.
+
+The shipped blocks are imported on the first question, so that importing this module costs nothing (no torch).
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+T = TypeVar("T", bound="type[nn.Module]")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    category: str
+    block: type[nn.Module]
+    aliases: tuple[str, ...]
+    paper: str | None
+
+    def is_redefined_by(self, block: type[nn.Module]) -> bool:
+        """A module that is reloaded, or a notebook cell that is run again, defines the same class once more."""
+        return (self.block.__module__, self.block.__qualname__) == (block.__module__, block.__qualname__)
+
+
+_entries: dict[str, _Entry] = {}
+_holders: dict[str, _Entry] = {}  # by every name and alias
+
+
+def _load_shipped() -> None:
+    importlib.import_module(f"{__package__}.blocks")
+
+
+def register(
+    name: str, category: str = "other", aliases: Iterable[str] = (), *, paper: str | None = None
+) -> Callable[[T], T]:
+    """Class decorator that makes a block known under ``name``, under ``aliases``, and under the name of its class.
+
+    Args:
+        name: the name that ``list`` shows, and that a patch's new modules bear.
+        category: for instance ``attention``.
+        aliases: other names.
+        paper: address of the paper.
+
+    Raises:
+        ValueError: a name is taken by another class; the message names its module.
+    """
+
+    def decorate(block: T) -> T:
+        _load_shipped()
+        entry = _Entry(name, category, block, tuple(dict.fromkeys((*aliases, block.__name__))), paper)
+        names = (name, *entry.aliases)
+        for wanted in names:
+            holder = _holders.get(wanted)
+            if holder is not None and not holder.is_redefined_by(block):
+                raise ValueError(
+                    f"cannot register {block.__module__}.{block.__qualname__} as '{wanted}': "
+                    f"{holder.block.__module__}.{holder.block.__qualname__} holds that name"
+                )
+        _entries[name] = entry
+        _holders.update(dict.fromkeys(names, entry))
+        return block
+
+    return decorate
+
+
+def _find(name: str) -> _Entry:
+    _load_shipped()
+    if name not in _holders:
+        raise ValueError(f"unknown block '{name}'{nearest(name, _holders) or '; known: ' + ', '.join(sorted(_entries))}")
+    return _holders[name]
+
+
+def canonical_name(name: str) -> str:
+    """The name under which the block that ``name`` stands for is listed (``SEBlock`` is ``se``).
+
+    Raises:
+        ValueError: unknown name; the message has the nearest one.
+    """
+    return _find(name).name
+
+
+def check_parameters(name: str, params: Iterable[str]) -> None:
+    """Check that the constructor of the block ``name`` takes each of ``params``.
+
+    Raises:
+        ValueError: unknown block or parameter; the message has the nearest name.
+    """
+    entry = _find(name)
+    accepted = parameters_of(entry.block)
+    for parameter in params:
+        if accepted is not None and parameter not in accepted:
+            raise ValueError(
+                f"block '{entry.name}' has no parameter '{parameter}'"
+                f"{nearest(parameter, accepted) or ''} (it takes {', '.join(accepted)})"
+            )
+
+
+def parameters_of(block: type[nn.Module]) -> dict[str, inspect.Parameter] | None:
+    """The named parameters of a block's constructor, or None where it takes any."""
+    parameters = inspect.signature(block).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return {key: p for key, p in parameters.items() if p.kind is not inspect.Parameter.VAR_POSITIONAL}
+
+
+def get(name: str, **kwargs: Any) -> Any:
+    """The class of a block, or, given arguments, an instance of it.
+
+    ``get("se")`` is the class, ``get("se", channels=64)`` a module.
+
+    Raises:
+        ValueError: unknown name or parameter, with the nearest one; or a value that the block refuses.
+        TypeError: a parameter without a default is missing.
+    """
+    entry = _find(name)
+    if not kwargs:
+        return entry.block
+    check_parameters(name, kwargs)
+    return entry.block(**kwargs)
+
+
+def list(category: str | None = None) -> builtins.list[str]:
+    """Names of the blocks, sorted; of one category where one is given.
+
+    Raises:
+        ValueError: unknown category, with the nearest one.
+    """
+    known = categories()
+    if category is not None and category not in known:
+        raise ValueError(f"unknown category '{category}'{nearest(category, known)} (known: {', '.join(known)})")
+    return sorted(entry.name for entry in _entries.values() if category in (None, entry.category))
+
+
+def categories() -> builtins.list[str]:
+    """Categories of the blocks, sorted."""
+    _load_shipped()
+    return sorted({entry.category for entry in _entries.values()})
+
+
+def info(name: str) -> dict[str, Any]:
+    """What is known of a block: ``name category description parameters aliases paper``.
+
+    ``parameters`` maps each parameter to its type and default, as written.
+
+    Raises:
+        ValueError: unknown name, with the nearest one.
+    """
+    entry = _find(name)
+    parameters = parameters_of(entry.block) or {}
+    return {
+        "name": entry.name,
+        "category": entry.category,
+        "description": (inspect.getdoc(entry.block) or "").partition("\n")[0],
+        "parameters": {key: str(p.replace(kind=p.KEYWORD_ONLY)).partition(":")[2].strip() for key, p in parameters.items()},
+        "aliases": [*entry.aliases],
+        "paper": entry.paper,
+    }
