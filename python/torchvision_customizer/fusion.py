@@ -302,8 +302,9 @@ def _probe_shapes(model: nn.Module, blocks: list[fx.GraphModule], example_input:
         assert isinstance(block, fx.GraphModule)
         _ShapeRecorder(block, shapes).run(*args)
 
-    hybrid = isinstance(model, HybridModel) and example_input is None
-    input_shape = model._hybrid_state.input_shape if hybrid else input_shape_of(example_input)
+    input_shape = input_shape_of(example_input)
+    if example_input is None and isinstance(model, HybridModel):
+        input_shape = model._hybrid_state.input_shape
     hooks = [block.register_forward_pre_hook(run_with_shapes) for block in blocks]
     try:
         with fake_tensors() as mode:

@@ -99,7 +99,7 @@ def test_patched_fused_resnet_within_1e_5(tmp_path: Path) -> None:
     from torchvision_customizer.hybrid import HybridBuilder
 
     torch.manual_seed(0)
-    model = HybridBuilder().from_torchvision("resnet18", patches={"layer*": {"inject": "se"}})
+    model = HybridBuilder().from_torchvision("resnet18", None, {"layer*": {"inject": "se"}})
     for module in model.modules():
         if isinstance(module, SEBlock):
             nn.init.normal_(module.fc2.weight, std=0.5)

@@ -243,7 +243,7 @@ def resnet() -> nn.Module:
     """A ResNet-18 with SE in every block, whose gates are not at their identity start."""
     from torchvision_customizer.hybrid import HybridBuilder
 
-    model = HybridBuilder().from_torchvision("resnet18", patches={"layer*": {"inject": "se"}}, num_classes=10)
+    model = HybridBuilder().from_torchvision("resnet18", None, {"layer*": {"inject": "se"}}, num_classes=10)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, SEBlock):

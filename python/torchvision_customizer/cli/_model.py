@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..errors import PatchError
+    from ..hybrid import HybridModel
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,7 +76,7 @@ def _operation(value: str, place: str) -> Any:
 
 def build_model(
     backbone: str, patch: Sequence[str] = (), weights: str | None = None, num_classes: int | None = None
-) -> nn.Module:
+) -> HybridModel:
     """Build what :func:`model_options` names.
 
     Args:
@@ -87,16 +86,20 @@ def build_model(
         num_classes: classes of the new last layer, or None to keep it.
 
     Raises:
-        click.BadParameter: a value of ``--patch`` cannot be read.
-        ValueError: the backbone, a target, a block or an option is unknown, or a patch matches nothing.
+        click.BadParameter: an unknown backbone, or a patch that cannot be read or carried out; the message says which.
+        WeightsError: weights that cannot be found or read, or do not fit.
     """
     patches = parse_patches(patch)
     from ..errors import PatchError
     from ..hybrid import HybridBuilder
+    from ..hybrid.backbones import check_backbone
 
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        return HybridBuilder().from_torchvision(backbone, weights=weights, patches=patches, **options)
+        name = check_backbone(backbone)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--backbone") from error
+    try:
+        return HybridBuilder().from_torchvision(name, weights=weights, patches=patches, num_classes=num_classes)
     except PatchError as error:
         raise _at_its_option(error, patch) from error
 

@@ -52,6 +52,8 @@ def export(
     as_json: bool,
 ) -> None:
     model = build_model(backbone, patch, weights, num_classes)
+    if weights is None:
+        click.echo("Warning: the weights are random; --weights DEFAULT takes torchvision's.", err=True)
     import torch
 
     from ..deploy import export as write

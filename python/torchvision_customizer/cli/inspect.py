@@ -27,8 +27,8 @@ def inspect(backbone: str, patch: tuple[str, ...], weights: str | None, num_clas
     _print_tree(report)
     size = "×".join(map(str, report.input_shape))
     print_table(
-        f"Parameters in millions, and FLOPs in billions for one sample of {size}, before and after",
-        ("part", "parameters", "", "FLOPs", ""),
+        f"Parameters in millions; FLOPs in billions, for one sample of {size}",
+        ("part", "parameters before", "after", "FLOPs before", "after"),
         [
             (
                 stage["part"],
@@ -39,7 +39,7 @@ def inspect(backbone: str, patch: tuple[str, ...], weights: str | None, num_clas
             )
             for stage in stages
         ],
-        right=("parameters", "FLOPs", ""),
+        right=("parameters before", "FLOPs before", "after"),
     )
     click.echo(f"Weights: {report.weights or 'random'}")
 
@@ -84,7 +84,7 @@ def _print_tree(report: BuildReport) -> None:
     tree = Tree(Text(f"{report.backbone}: {'nothing is changed' if not changed else f'{len(report.edits)} new modules'}"))
     branches: dict[str, Tree] = {}
     for edit in report.edits:
-        stage, _, rest = edit.child_path.partition(".")
+        stage = edit.child_path.split(".")[0]
         if stage not in branches:
             branches[stage] = tree.add(Text(stage))
         branches[stage].add(Text(str(edit).removeprefix(f"{stage}.")))

@@ -21,23 +21,12 @@ def list_backbones(pattern: str | None, as_json: bool) -> None:
     names = [name for name in known if pattern is None or _matches(name, pattern.lower())]
     if not names:
         raise ValueError(f"no backbone matches '{pattern}'{nearest(str(pattern), known)}")
-    backbones = []
-    for name in names:
-        weights = list(models.get_model_weights(name))
-        parameters = weights[0].meta["num_params"] if weights else None
-        backbones.append({"name": name, "parameters": parameters, "weights": [weight.name for weight in weights]})
+    found = [(name, list(models.get_model_weights(name))) for name in names]
     if as_json:
-        print_json(backbones)
+        print_json([{"name": name, "weights": [weight.name for weight in weights]} for name, weights in found])
         return
-    rows = [
-        (
-            backbone["name"],
-            "" if backbone["parameters"] is None else f"{backbone['parameters'] / 1e6:.1f} M",
-            ", ".join(backbone["weights"]),
-        )
-        for backbone in backbones
-    ]
-    print_table(f"Backbones ({len(rows)})", ("name", "parameters", "weights"), rows, right=("parameters",))
+    rows = [(name, ", ".join(weight.name for weight in weights)) for name, weights in found]
+    print_table(f"Backbones ({len(rows)})", ("name", "weights"), rows)
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -85,11 +85,11 @@ def test_build_model() -> None:
 
 def test_unknown_backbone() -> None:
     result = CliRunner().invoke(main, ["inspect", "--backbone", "resnte18"])
-    assert result.exit_code != 0
-    assert "did you mean 'resnet18'" in result.stderr
+    assert result.exit_code == 2
+    assert "Invalid value for --backbone: unknown backbone 'resnte18', did you mean 'resnet18'" in result.stderr
 
 
 def test_unknown_weights() -> None:
     result = CliRunner().invoke(main, ["inspect", "--backbone", "resnet18", "--weights", "IMAGENET1K_V9"])
-    assert result.exit_code != 0
+    assert result.exit_code == 1
     assert "IMAGENET1K_V1" in result.stderr
