@@ -113,7 +113,7 @@ class _Refused(Exception):
     """A place that does not fuse; the message is the reason in the report."""
 
 
-def fuse(model: nn.Module, example_input: Tensor | None = None) -> FuseReport:
+def fuse(model: nn.Module, *, example_input: Tensor | None = None) -> FuseReport:
     """Fuse, in place, the tail of every patched residual block: ``relu(se(x) + identity)`` becomes one call.
 
     The numbers, gradients, parameters and state-dict keys are those of the model before, up to rounding; training, scripting,
@@ -132,6 +132,7 @@ def fuse(model: nn.Module, example_input: Tensor | None = None) -> FuseReport:
     shapes = _probe_shapes(model, [block for _, block, _ in candidates], example_input) if candidates else {}
     tails: dict[str, _Tail] = dict(vars(model).get(_STATE, {}))
     fused, untouched, reached = [], [], set()
+    already = any(_is_fused(node) for _, _, node in candidates)
     for name, block, node in candidates:
         module = f"{name}.{node.target}".removeprefix(".")
         reached.add(id(block.get_submodule(str(node.target))))
@@ -149,7 +150,7 @@ def fuse(model: nn.Module, example_input: Tensor | None = None) -> FuseReport:
         block.recompile()
     vars(model)[_STATE] = tails
     report = FuseReport(tuple(fused), tuple(untouched))
-    if not tails:
+    if not fused and not already:
         warnings.warn(f"fuse: {report.summary()}", stacklevel=2)
     return report
 

@@ -109,7 +109,7 @@ def grads(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def test_fuses_and_computes_the_same(tail: Tail, post: str) -> None:
     model, x = network(tail), image()
     plain, keys, code = copy.deepcopy(model), list(model.state_dict()), model[1].code
-    report = fuse(model, x)
+    report = fuse(model, example_input=x)
     assert [(place.block, place.module, place.post) for place in report.fused] == [("1", "1.se", post)]
     assert list(model.state_dict()) == keys
     assert model[1].code != code
@@ -130,7 +130,7 @@ def test_leaves_other_tails_and_says_why(tail: Tail, reason: str) -> None:
     model, x = network(tail), image()
     code = model[1].code
     with pytest.warns(UserWarning, match="fused 0 tails of 1"):
-        report = fuse(model, x)
+        report = fuse(model, example_input=x)
     assert not report.fused
     assert reason in report.untouched[0].reason
     assert "1.se" in report.summary()
@@ -144,7 +144,7 @@ def test_addition_in_place_in_the_graph() -> None:
     add.target = operator.iadd
     model[1].recompile()
     expected = model.eval()(x)
-    assert len(fuse(model, x).fused) == 1
+    assert len(fuse(model, example_input=x).fused) == 1
     torch.testing.assert_close(model(x), expected)
     unfuse(model)
     assert "+=" in model[1].code
@@ -153,7 +153,7 @@ def test_addition_in_place_in_the_graph() -> None:
 def test_broadcast_residual_is_not_fused() -> None:
     model, x = network(FUSIBLE["add"][0], shortcut=nn.AdaptiveAvgPool2d(1)), image()
     with pytest.warns(UserWarning):
-        report = fuse(model, x)
+        report = fuse(model, example_input=x)
     assert "the residual has shape (2, 8, 1, 1) and its output (2, 8, 9, 7)" in report.untouched[0].reason
 
 
@@ -167,7 +167,7 @@ def test_input_used_in_between_is_not_fused() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, CHANNELS, 1), trace(Reused(lambda m, y, i: y)))
     with pytest.warns(UserWarning):
-        assert "its input is used again before the addition" in fuse(model, image()).untouched[0].reason
+        assert "its input is used again before the addition" in fuse(model, example_input=image()).untouched[0].reason
 
 
 @pytest.mark.parametrize("watched", ["se", "relu"])
@@ -175,7 +175,7 @@ def test_modules_with_hooks_are_not_fused(watched: str) -> None:
     model, seen = network(FUSIBLE["add"][0]), []
     model[1].get_submodule(watched).register_forward_hook(lambda module, args, out: seen.append(out))
     with pytest.warns(UserWarning):
-        assert "has hooks" in fuse(model, image()).untouched[0].reason
+        assert "has hooks" in fuse(model, example_input=image()).untouched[0].reason
 
 
 def test_block_outside_a_graph_is_reported() -> None:
@@ -196,22 +196,35 @@ def test_nothing_to_fuse_is_a_warning() -> None:
 
 def test_twice_is_once() -> None:
     model, x = network(FUSIBLE["add"][0]), image()
-    fuse(model, x)
+    fuse(model, example_input=x)
     code = model[1].code
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report = fuse(model, x)
+        report = fuse(model, example_input=x)
     assert "already" in report.untouched[0].reason
     assert model[1].code == code
     unfuse(model)
     assert "+" in model[1].code
 
 
+def test_fuse_after_unpatch_finds_nothing() -> None:
+    from torchvision_customizer.hybrid import unpatch
+
+    model = resnet()
+    fuse(model)
+    x = torch.randn(1, 3, 64, 64)
+    unpatch(model)
+    plain = model.eval()(x)
+    with pytest.warns(UserWarning, match="nothing to fuse"):
+        fuse(model)
+    assert torch.equal(unfuse(model)(x), plain)
+
+
 def test_wrong_example_leaves_the_model() -> None:
     model = network(FUSIBLE["add"][0])
     code = model[1].code
     with pytest.raises(ValueError, match=r"failed on an input of shape \(2, 5, 8, 8\).*example_input"):
-        fuse(model, torch.zeros(1, 5, 8, 8))
+        fuse(model, example_input=torch.zeros(1, 5, 8, 8))
     assert model[1].code == code
     assert not model[1]._forward_pre_hooks
 
@@ -219,7 +232,7 @@ def test_wrong_example_leaves_the_model() -> None:
 def test_probe_moves_no_statistics() -> None:
     model, x = network(FUSIBLE["add"][0]).train(), image()
     before = copy.deepcopy(model.state_dict())
-    fuse(model, x)
+    fuse(model, example_input=x)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -229,7 +242,7 @@ def test_copies_run_and_unfuse(copied: Callable[[nn.Module], nn.Module]) -> None
     torch.manual_seed(0)
     model, x = resnet(), torch.randn(2, 3, 64, 64)
     plain = copy.deepcopy(model).eval()
-    fuse(model.eval(), x)
+    fuse(model.eval(), example_input=x)
     again = copied(model)
     assert torch.equal(again(x), model(x))
     assert "'relu'" in again.layer1[0].code

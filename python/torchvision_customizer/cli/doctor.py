@@ -75,7 +75,7 @@ def _native(status: NativeStatus) -> dict[str, str]:
         "CPU library": str(status.library_path) if status.cpu_loaded else f"not loaded: {status.cpu_reason}",
         "CUDA library": str(status.cuda_library_path) if status.cuda_loaded else f"not loaded: {status.cuda_reason}",
         "instruction set": status.instruction_set or "-",
-        **{f"built with {name}" if " " not in name else name: value for name, value in status.build.items()},
+        **{f"build: {name.replace('_', ' ')}": value or "-" for name, value in status.build.items()},
     }
 
 

@@ -60,7 +60,7 @@ def export(
     from ..fusion import fuse
 
     example = torch.zeros(1, 3, input_size, input_size)
-    tails = fuse(model, example) if fused and patch else None
+    tails = fuse(model, example_input=example) if fused and patch else None
     report = write(model, output, file_format, example, verified)
     if as_json:
         print_json({"fused": None if tails is None else len(tails.fused), **_values(report)})
