@@ -197,6 +197,8 @@ def _fuse_tail(block: fx.GraphModule, node: fx.Node, shapes: dict[fx.Node, torch
         raise _Refused("it has a residual or an activation already")
     x = node.args[0]
     assert isinstance(x, fx.Node)
+    if len(block.graph.find_nodes(op="call_module", target=node.target)) > 1:
+        raise _Refused("it is called several times")
     _refuse_hooks(block.get_submodule(str(node.target)), "it")
     add = _only_user(node, "its output")
     identity, block_first = _addition(add, node)
