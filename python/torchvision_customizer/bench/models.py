@@ -1,0 +1,132 @@
+"""Whole models in one run: the unpatched one, the patched one in plain PyTorch, compiled, fused, and as a TorchScript file."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..fusion import fuse
+from ..hybrid import unpatch
+from .plain import PLAIN_BLOCKS, plain_model
+from .results import ModelCase, ModelResult
+from .suite import DTYPES, LAYOUTS
+from .timing import Settings, measure
+
+UNPATCHED, EAGER, COMPILED, FUSED, SCRIPTED = "unpatched", "eager", "compile", "fused", "torchscript"
+MODEL_VARIANTS = (UNPATCHED, EAGER, COMPILED, FUSED, SCRIPTED)
+
+#: How far logits may lie from those of plain PyTorch, as a share of the largest. Roundings of fifty layers add up: a model in
+#: bfloat16 is itself a few per cent away from its float32 self.
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}
+
+#: Runs are long: a few dozen of them must do.
+SETTINGS = Settings(rounds=21, max_seconds=60.0)
+
+
+class DifferentOutputError(RuntimeError):
+    """A variant gives other logits than the same model in plain PyTorch."""
+
+
+def run_model(
+    model: nn.Module,
+    case: ModelCase,
+    settings: Settings = SETTINGS,
+    variants: Collection[str] = MODEL_VARIANTS,
+    device: str = "cpu",
+) -> ModelResult:
+    """Check and time one patched model in all its variants, alternating.
+
+    Inference runs under ``torch.inference_mode``, training is a step: forward in train mode, cross entropy, backward, SGD with
+    momentum. The type is that of all weights and of the input. The patched blocks get random gates, so that a comparison of
+    outputs means something; the unpatched model has the weights of the patched one. TorchScript is frozen, of the fused model,
+    and timed in inference only.
+
+    Args:
+        model: patched, not fused; left as it is.
+        case: batch size, type, layout, and what results are to be called by.
+        settings: how long to measure.
+        variants: which to measure, of ``MODEL_VARIANTS``.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        DifferentOutputError: a variant's logits are further from those in plain PyTorch than the type allows.
+    """
+    model = _with_random_gates(copy.deepcopy(model))
+    model = model.to(device, DTYPES[case.dtype], memory_format=LAYOUTS[case.layout]).train(case.training)  # type: ignore[call-overload]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(case.batch, 3, case.input_size, case.input_size, generator=generator)
+    x = x.to(device, DTYPES[case.dtype]).contiguous(memory_format=LAYOUTS[case.layout])
+
+    eager, fused = plain_model(model), copy.deepcopy(model)
+    tails = fuse(fused, example_input=x).fused
+    unpatched = unpatch(model)
+    with warnings.catch_warnings():
+        # TorchScript is on its way out of torch, and measured here as long as it is there.
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        models: dict[str, Callable[[Tensor], Tensor]] = {UNPATCHED: unpatched, EAGER: eager, FUSED: fused}
+        if COMPILED in variants:
+            torch.compiler.reset()
+            # A copy: in training every variant has weights and running statistics of its own.
+            models[COMPILED] = torch.compile(copy.deepcopy(eager), dynamic=False)
+        if SCRIPTED in variants and not case.training:
+            models[SCRIPTED] = torch.jit.freeze(torch.jit.script(fused))
+        with torch.inference_mode(not case.training):
+            differences = _differences(case, models, x)
+            calls = {
+                name: _step(models[name], x) if case.training else _inference(models[name], x)
+                for name in MODEL_VARIANTS
+                if name in models and name in variants
+            }
+            seconds = measure(calls, settings)
+    return ModelResult(case, len(tails), seconds, differences)
+
+
+def _with_random_gates(model: nn.Module) -> nn.Module:
+    """Patches start as the identity; random last layers make every gate different."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for block in model.modules():
+            if type(block) in PLAIN_BLOCKS:
+                for parameter in block.parameters():
+                    if not parameter.any():
+                        parameter.normal_(std=0.05)
+    return model
+
+
+def _inference(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
+    return lambda: model(x)
+
+
+def _step(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
+    assert isinstance(model, nn.Module)
+    # A rate so small that the model stays what it is, however often it is timed.
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-8, momentum=0.9)
+    target = torch.arange(len(x), device=x.device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), target).backward()
+        optimizer.step()
+
+    return step
+
+
+def _differences(case: ModelCase, models: dict[str, Callable[[Tensor], Tensor]], x: Tensor) -> dict[str, float]:
+    """Largest difference of logits from those in plain PyTorch, as a share of the largest, but for the unpatched model."""
+    expected = models[EAGER](x).detach().double()
+    differences = {}
+    for name, model in models.items():
+        if name in (UNPATCHED, EAGER):
+            continue
+        differences[name] = float((model(x).detach().double() - expected).abs().max() / expected.abs().max())
+        if not differences[name] <= TOLERANCES[case.dtype]:
+            raise DifferentOutputError(
+                f"{case}: the logits of {name} differ by {differences[name]:.2e} of the largest from those in plain PyTorch, "
+                f"allowed are {TOLERANCES[case.dtype]:.0e}"
+            )
+    return differences

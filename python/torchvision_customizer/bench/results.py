@@ -1,0 +1,174 @@
+"""What a run found, and its files: JSON with every sample, CSV for a spreadsheet, Markdown to read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .suite import Case
+from .timing import Spread, paired_ratio, spread
+
+SCHEMA = 1
+Seconds = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class OpResult:
+    """A case of the op suite.
+
+    Attributes:
+        case: what was measured.
+        bytes: the least that must be moved.
+        sets: how many sets of activations calls rotated among; 1 is a warm cache.
+        seconds: for each variant its seconds a call, one figure a round.
+        errors: for each variant its largest difference from float64, as a share of the largest value.
+    """
+
+    case: Case
+    bytes: int
+    sets: int
+    seconds: Seconds
+    errors: Mapping[str, float]
+
+    def median(self, variant: str) -> float:
+        return spread(self.seconds[variant]).median
+
+    def ratio(self, above: str, below: str) -> Spread:
+        """The time of ``above`` in times of ``below``: median and quartiles of pairs of the same round."""
+        return paired_ratio(self.seconds[above], self.seconds[below])
+
+    def bandwidth(self, variant: str = "fused") -> float:
+        """GB/s, of the least that must be moved."""
+        return self.bytes / self.median(variant) / 1e9
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """One comparison of whole models."""
+
+    backbone: str
+    patches: tuple[str, ...]
+    batch: int
+    dtype: str
+    layout: str
+    training: bool
+    input_size: int
+
+    def __str__(self) -> str:
+        mode = "training step" if self.training else "inference"
+        return f"{self.backbone} {mode}, batch {self.batch}, {self.dtype}, {self.layout}"
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """A comparison of whole models.
+
+    Attributes:
+        case: what was measured.
+        fused_tails: how many tails of residual blocks became one call.
+        seconds: for each variant its seconds a run, one figure a round.
+        differences: largest difference of the outputs (in training, of the gradients) from plain PyTorch, as a share of the largest value.
+    """
+
+    case: ModelCase
+    fused_tails: int
+    seconds: Seconds
+    differences: Mapping[str, float]
+
+    def median(self, variant: str) -> float:
+        return spread(self.seconds[variant]).median
+
+    def ratio(self, above: str, below: str) -> Spread:
+        """The time of ``above`` in times of ``below``: median and quartiles of pairs of the same round."""
+        return paired_ratio(self.seconds[above], self.seconds[below])
+
+    def images_per_second(self, variant: str) -> float:
+        return self.case.batch / self.median(variant)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All of one run: the machine, and what was found on it. It has results of ops, or of models, or both."""
+
+    machine: Mapping[str, str]
+    settings: Mapping[str, Any]
+    ops: tuple[OpResult, ...] = ()
+    models: tuple[ModelResult, ...] = ()
+    schema: int = field(default=SCHEMA)
+
+
+def to_json(run: Run) -> dict[str, Any]:
+    """A run as plain values."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(run)))
+    return values
+
+
+def from_json(values: Mapping[str, Any]) -> Run:
+    """The run that :func:`to_json` was given.
+
+    Raises:
+        ValueError: it was written by another version of this package.
+    """
+    if values.get("schema") != SCHEMA:
+        raise ValueError(f"benchmark results of schema {values.get('schema')}, this version reads {SCHEMA}")
+    ops = []
+    for result in values["ops"]:
+        case = result["case"]
+        ops.append(OpResult(**{**result, "case": Case(**{**case, "shape": tuple(case["shape"])})}))
+    models = []
+    for result in values["models"]:
+        case = result["case"]
+        models.append(ModelResult(**{**result, "case": ModelCase(**{**case, "patches": tuple(case["patches"])})}))
+    return Run(values["machine"], values["settings"], tuple(ops), tuple(models))
+
+
+def to_csv(run: Run) -> str:
+    """One line for each variant of each case."""
+    text = io.StringIO()
+    columns = ["what", "mode", "shape", "batch", "dtype", "layout", "cache", "variant", "median_us", "low_us", "high_us"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, "bytes", "error"])
+    for op in run.ops:
+        c = op.case
+        place = [c.entry, c.direction, "x".join(map(str, c.shape)), c.batch, c.dtype, c.layout, c.cache]
+        _csv_rows(writer, place, op.seconds, op.errors, op.bytes)
+    for model in run.models:
+        m = model.case
+        mode, size = "training" if m.training else "inference", f"3x{m.input_size}x{m.input_size}"
+        place = [f"{m.backbone} {' '.join(m.patches)}".strip(), mode, size, m.batch, m.dtype, m.layout, ""]
+        _csv_rows(writer, place, model.seconds, model.differences, "")
+    return text.getvalue()
+
+
+def _csv_rows(writer: Any, place: list[Any], seconds: Seconds, errors: Mapping[str, float], size: int | str) -> None:
+    for variant, samples in seconds.items():
+        s = spread(samples)
+        times = [f"{value * 1e6:.2f}" for value in (s.median, s.low, s.high)]
+        error = f"{errors[variant]:.2e}" if variant in errors else ""
+        writer.writerow([*place, variant, *times, size, error])
+
+
+def read(path: Path) -> Run:
+    """Read the JSON file of a run."""
+    return from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write(run: Run, folder: Path, name: str, markdown: str) -> list[Path]:
+    """Write ``name.json``, ``.csv`` and ``.md`` into a folder, which is made where it is not there.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {".json": json.dumps(to_json(run), indent=1) + "\n", ".csv": to_csv(run), ".md": markdown}
+    paths = []
+    for suffix, text in texts.items():
+        path = folder / f"{name}{suffix}"
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
+    return paths
