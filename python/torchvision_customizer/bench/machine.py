@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -72,11 +72,9 @@ def describe(device: str = "cpu") -> dict[str, str]:
     """What a result must be read with: date, machine, versions, and who answered for the ops."""
     status = ops.native_status()
     bandwidth, method = copy_bandwidth(device)
-    loaded, reason = (
-        (status.cuda_loaded, status.cuda_reason) if device == "cuda" else (status.cpu_loaded, status.cpu_reason)
-    )
+    loaded, reason = (status.cuda_loaded, status.cuda_reason) if device == "cuda" else (status.cpu_loaded, status.cpu_reason)
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": device_name(device),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),

@@ -14,11 +14,8 @@ from ..fusion import fuse
 from ..hybrid import unpatch
 from .plain import PLAIN_BLOCKS, plain_model
 from .results import ModelCase, ModelResult
-from .suite import DTYPES, LAYOUTS
+from .suite import COMPILED, DTYPES, EAGER, FUSED, LAYOUTS, MODEL_VARIANTS, SCRIPTED, UNPATCHED
 from .timing import Settings, measure
-
-UNPATCHED, EAGER, COMPILED, FUSED, SCRIPTED = "unpatched", "eager", "compile", "fused", "torchscript"
-MODEL_VARIANTS = (UNPATCHED, EAGER, COMPILED, FUSED, SCRIPTED)
 
 #: How far logits may lie from those of plain PyTorch, as a share of the largest. Roundings of fifty layers add up: a model in
 #: bfloat16 is itself a few per cent away from its float32 self.
@@ -50,7 +47,7 @@ def run_model(
         model: patched, not fused; left as it is.
         case: batch size, type, layout, and what results are to be called by.
         settings: how long to measure.
-        variants: which to measure, of ``MODEL_VARIANTS``.
+        variants: which to measure, of ``suite.MODEL_VARIANTS``.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -110,7 +107,7 @@ def _step(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(x), target).backward()
+        F.cross_entropy(model(x), target).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step

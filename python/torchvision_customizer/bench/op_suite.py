@@ -15,11 +15,8 @@ from .. import ops
 from ..deploy import TOLERANCES
 from .machine import last_level_cache
 from .results import OpResult
-from .suite import DTYPES, LAYOUTS, SUITE, Case, Entry
-from .timing import Settings, measure
-
-FLOOR, EAGER, COMPILED, SCRIPTED, FUSED = "floor", "eager", "compile", "torchscript", "fused"
-VARIANTS = (FLOOR, EAGER, COMPILED, SCRIPTED, FUSED)
+from .suite import COMPILED, DTYPES, EAGER, FLOOR, LAYOUTS, SCRIPTED, SUITE, VARIANTS, Case, Entry
+from .timing import USUAL, Settings, measure
 
 Forward = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -40,9 +37,7 @@ class Inputs:
         return [self.x] if self.residual is None else [self.x, self.residual]
 
 
-def run_case(
-    case: Case, settings: Settings = Settings(), variants: Iterable[str] = VARIANTS, device: str = "cpu"
-) -> OpResult:
+def run_case(case: Case, settings: Settings = USUAL, variants: Iterable[str] = VARIANTS, device: str = "cpu") -> OpResult:
     """Check and time one case.
 
     Forward is timed without autograd. Backward is ``torch.autograd.grad`` of a forward that ran before and whose graph is
@@ -55,7 +50,7 @@ def run_case(
     Args:
         case: what to measure.
         settings: how long.
-        variants: which to measure, of ``VARIANTS``.
+        variants: which to measure, of ``suite.VARIANTS``.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -95,7 +90,7 @@ def _inputs(case: Case, entry: Entry, generator: torch.Generator, device: str, b
 
     x, residual = draw(), None
     if entry.residual:
-        # Further from zero than the gated x can be: rounding cannot flip a sign before a ReLU, whose gradient would then differ.
+        # Further from zero than the gated x can be, so that rounding flips no sign before a ReLU.
         residual = torch.randn(shape, generator=generator).sign().to(x) * (x.abs() + 0.25)
         residual = residual.contiguous(memory_format=LAYOUTS[case.layout])
     inputs = Inputs(x, residual, draw() if backward else x)
@@ -186,13 +181,11 @@ def _bytes_moved(case: Case, entry: Entry, plain: nn.Module, inputs: Inputs) -> 
     if case.direction == "forward":
         return activation * (3 if entry.residual else 2) + weights
     post = entry.options.get("post", "none") != "none"
-    # grad, x, and the gradient of x; the output where the activation needs it; the residual's gradient where it is not grad itself.
+    # grad, x, and the gradient of x; the output, which an activation needs; the residual's gradient, unless it is grad itself.
     return activation * (3 + post + (post and entry.residual)) + 2 * weights
 
 
-def _errors(
-    case: Case, entry: Entry, plain: nn.Module, forwards: dict[str, Forward], inputs: Inputs
-) -> dict[str, float]:
+def _errors(case: Case, entry: Entry, plain: nn.Module, forwards: dict[str, Forward], inputs: Inputs) -> dict[str, float]:
     """For each variant its largest difference from the oracle, as a share of the oracle's largest absolute value."""
     reference = ops.OPS[entry.op].reference
     assert reference is not None
@@ -205,7 +198,8 @@ def _errors(
 
     def oracle(x: Tensor, residual: Tensor | None) -> Tensor:
         extra = {} if residual is None else {"residual": residual}
-        return reference(x, **exact, **entry.options, **extra)
+        out: Tensor = reference(x, **exact, **entry.options, **extra)
+        return out
 
     wanted = _outputs(case, oracle, oracle_inputs, list(exact.values()))
     limit = TOLERANCES[DTYPES[case.dtype]]

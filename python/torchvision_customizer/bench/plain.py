@@ -1,8 +1,8 @@
 """The blocks in plain PyTorch, as they are written without this package: what the fused ops are measured against.
 
-They are written for speed, so that the comparison is fair: linear layers in place of 1×1 convolutions, the tail in place, and all
-in the type of the activation. TorchScript and ``torch.compile`` take them as they are. The ops' references are not used here: they
-check their arguments and round as the kernels do, and both takes time.
+They are written for speed, so that the comparison is fair: linear layers in place of 1×1 convolutions, the tail in place, and
+all in the type of the activation. TorchScript and ``torch.compile`` take them as they are. The ops' references are something
+else: they check their arguments, and round only where the kernels do, and both takes time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import copy
 from collections.abc import Callable
 from typing import Optional
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,7 +32,8 @@ class PlainSqueezeExcite(nn.Module):
         post: str = "none",
     ) -> None:
         super().__init__()
-        self.w1, self.b1, self.w2, self.b2 = (None if w is None else _parameter(w) for w in (w1, b1, w2, b2))
+        self.w1, self.w2 = _parameter(w1), _parameter(w2)
+        self.b1, self.b2 = (None if b is None else _parameter(b) for b in (b1, b2))
         self.act, self.gate, self.post = act, gate, post
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:

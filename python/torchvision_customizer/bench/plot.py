@@ -41,9 +41,10 @@ def draw(run: Run, path: Path, title: str) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ModuleNotFoundError as error:
         raise ImportError("plots need matplotlib: pip install 'torchvision-customizer[plot]'") from error
-    figure = Figure(layout="constrained")
+    figure = Figure(layout=ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)))
     FigureCanvasAgg(figure)  # no window, and no state of pyplot's
     if run.models:
         _draw_models(figure, run.models)
@@ -53,7 +54,6 @@ def draw(run: Run, path: Path, title: str) -> None:
         raise ValueError("there is nothing to draw: the run has no results")
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     figure.text(0.99, 0.005, _footer(run), ha="right", va="bottom", fontsize=7, color="#555555")
-    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))  # type: ignore[union-attr]
     figure.savefig(path, dpi=_DOTS)
 
 

@@ -72,7 +72,7 @@ class ModelResult:
         case: what was measured.
         fused_tails: how many tails of residual blocks became one call.
         seconds: for each variant its seconds a run, one figure a round.
-        differences: largest difference of the outputs (in training, of the gradients) from plain PyTorch, as a share of the largest value.
+        differences: for the others the largest difference of logits from plain PyTorch, as a share of the largest.
     """
 
     case: ModelCase

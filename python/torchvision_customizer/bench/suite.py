@@ -17,6 +17,11 @@ DIRECTIONS = ("forward", "backward")
 CACHES = ("warm", "cold")
 BATCHES = (1, 8, 32)
 
+FLOOR, UNPATCHED, EAGER, COMPILED, SCRIPTED, FUSED = "floor", "unpatched", "eager", "compile", "torchscript", "fused"
+#: What is compared of an op, and of a model.
+VARIANTS = (FLOOR, EAGER, COMPILED, SCRIPTED, FUSED)
+MODEL_VARIANTS = (UNPATCHED, EAGER, COMPILED, SCRIPTED, FUSED)
+
 #: Channels × height × width of the activations that end ResNet-50's four stages.
 RESNET50 = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
 
@@ -37,7 +42,7 @@ class Bounds:
 
 
 #: Of every single shape: none slower than eager, none more than 5 % slower than torch.compile.
-EACH_SHAPE = {"eager": 1.0, "compile": 0.95}
+EACH_SHAPE = {EAGER: 1.0, COMPILED: 0.95}
 BACKWARD = Bounds(floor=None, eager={"fp32": 1.5, "bf16": 3.0}, compiled=1.2)
 
 

@@ -42,6 +42,7 @@ class Settings:
     seed: int = 0
 
 
+USUAL = Settings()
 QUICK = Settings(rounds=MIN_ROUNDS, block_seconds=0.002, max_seconds=3.0)
 
 
@@ -88,7 +89,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Sp
     return spread([above / below for above, below in zip(numerator, denominator, strict=True)])
 
 
-def measure(variants: Mapping[str, Callable[[], object]], settings: Settings = Settings()) -> dict[str, list[float]]:
+def measure(variants: Mapping[str, Callable[[], object]], settings: Settings = USUAL) -> dict[str, list[float]]:
     """Time every variant, alternating.
 
     Each variant is warmed up first; before each block it is called once untimed, so that a block does not pay for what the
@@ -152,7 +153,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def steady(threads: int | None = None) -> Iterator[None]:
     """Denormals flushed to zero and, where given, this many threads; both as before afterwards.
 
-    Threads inherit the flag when they start, so open this before any parallel work. The inputs here hold no denormals in any case.
+    Threads inherit the flag when they start, so open this before any parallel work.
     """
     tiny = sys.float_info.min
     flushed, before = tiny / 2 == 0.0, torch.get_num_threads()
@@ -167,10 +168,10 @@ def steady(threads: int | None = None) -> Iterator[None]:
 
 
 class OtherLoad:
-    """How busy everything else kept the processors while this was open, as a share of all of them; 0 where it cannot be told.
+    """How busy everything else kept the processors while this was open: ``share`` of all of them, 0 where it cannot be told.
 
-    Two threads of which one has to wait for its processor take milliseconds for what lasts microseconds, in one variant more than in
-    another. A figure measured next to other work is none.
+    Two threads of which one waits for its processor take milliseconds for what lasts microseconds, in one variant more than in
+    another: a figure measured next to other work is none.
     """
 
     _STATISTICS = Path("/proc/stat")
