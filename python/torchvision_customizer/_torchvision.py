@@ -1,9 +1,9 @@
 """The one place that imports torchvision.
 
-torchvision's wheel on PyPI is a CUDA build. Next to a CPU-only torch its library cannot be loaded, and the import then stops where
-a Python kernel is registered for an op that the library would have defined (``operator torchvision::nms does not exist``).
-Classifiers need none of these ops, so the missing schemas are defined here and the import is made again. With a matching pair
-nothing is done.
+torchvision's wheel on PyPI is a CUDA build. Next to a CPU-only torch its library cannot be loaded, and the import then stops
+where a Python kernel is registered for an op that the library would have defined (``operator torchvision::nms does not
+exist``). Classifiers need none of these ops, so the missing schemas are defined here and the import is made again. With a
+matching pair nothing is done.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _import_models() -> ModuleType:
             break
     if _stand_ins is not None:
         warnings.warn(
-            "torchvision's library does not fit this torch (a CUDA build next to a CPU-only torch, most likely): classifiers work, "
-            "but detection ops such as nms do not; install the torchvision build that matches torch to be rid of this message",
+            "torchvision's library does not fit this torch (most likely a CUDA build next to a CPU-only torch): classifiers "
+            "work, but detection ops such as nms do not; install the torchvision build that matches torch to be rid of this",
             stacklevel=2,
         )
     return models

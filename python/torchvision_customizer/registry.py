@@ -41,9 +41,7 @@ def _load_shipped() -> None:
     importlib.import_module(f"{__package__}.blocks")
 
 
-def register(
-    name: str, category: str = "other", aliases: Iterable[str] = (), *, paper: str | None = None
-) -> Callable[[T], T]:
+def register(name: str, category: str = "other", aliases: Iterable[str] = (), *, paper: str | None = None) -> Callable[[T], T]:
     """Class decorator that makes a block known under ``name``, under ``aliases``, and under the name of its class.
 
     Args:
@@ -100,10 +98,8 @@ def check_parameters(name: str, params: Iterable[str]) -> None:
     accepted = parameters_of(entry.block)
     for parameter in params:
         if accepted is not None and parameter not in accepted:
-            raise ValueError(
-                f"block '{entry.name}' has no parameter '{parameter}'"
-                f"{nearest(parameter, accepted) or ''} (it takes {', '.join(accepted)})"
-            )
+            hint = nearest(parameter, accepted)
+            raise ValueError(f"block '{entry.name}' has no parameter '{parameter}'{hint} (it takes {', '.join(accepted)})")
 
 
 def parameters_of(block: type[nn.Module]) -> dict[str, inspect.Parameter] | None:
@@ -148,6 +144,11 @@ def categories() -> builtins.list[str]:
     return sorted({entry.category for entry in _entries.values()})
 
 
+def _describe(parameter: inspect.Parameter) -> str:
+    kind = inspect.formatannotation(parameter.annotation).strip("'") if parameter.annotation is not parameter.empty else ""
+    return kind if parameter.default is parameter.empty else f"{kind} = {parameter.default!r}".strip()
+
+
 def info(name: str) -> dict[str, Any]:
     """What is known of a block: ``name category description parameters aliases paper``.
 
@@ -162,7 +163,7 @@ def info(name: str) -> dict[str, Any]:
         "name": entry.name,
         "category": entry.category,
         "description": (inspect.getdoc(entry.block) or "").partition("\n")[0],
-        "parameters": {key: str(p.replace(kind=p.KEYWORD_ONLY)).partition(":")[2].strip() for key, p in parameters.items()},
+        "parameters": {key: _describe(parameter) for key, parameter in parameters.items()},
         "aliases": [*entry.aliases],
         "paper": entry.paper,
     }

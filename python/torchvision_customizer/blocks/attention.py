@@ -19,7 +19,8 @@ INITS = ("paper", "identity")
 
 def _check_option(block: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{block}: {argument} must be one of {', '.join(allowed)}, got {value!r}{nearest(str(value), allowed)}")
+        hint = nearest(str(value), allowed)
+        raise ValueError(f"{block}: {argument} must be one of {', '.join(allowed)}, got {value!r}{hint}")
 
 
 def _check_positive(block: str, argument: str, value: int) -> None:

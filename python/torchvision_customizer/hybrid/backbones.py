@@ -49,8 +49,14 @@ def check_backbone(name: str) -> str:
     """
     known = list_backbones()
     if name.lower() not in known:
-        raise ValueError(f"unknown backbone '{name}'{nearest(name, known) or ''} (backbones: {', '.join(known)})")
+        raise ValueError(f"unknown backbone '{name}'{nearest(name, known)} (backbones: {', '.join(known)})")
     return name.lower()
+
+
+def find_family(model: nn.Module) -> Family | None:
+    """The family of a model, patched or not, or None where it is of none."""
+    ancestors = {(ancestor.__module__, ancestor.__name__) for ancestor in type(model).__mro__}
+    return next((family for family in FAMILIES if (family.module, family.class_name) in ancestors), None)
 
 
 def family_of(model: nn.Module) -> Family:
@@ -59,9 +65,8 @@ def family_of(model: nn.Module) -> Family:
     Raises:
         ValueError: it is of none.
     """
-    for ancestor in type(model).__mro__:
-        for family in FAMILIES:
-            if (ancestor.__module__, ancestor.__name__) == (family.module, family.class_name):
-                return family
-    known = ", ".join(family.class_name for family in FAMILIES)
-    raise ValueError(f"the stages and the head of a {type(model).__name__} are not known (known: {known})")
+    family = find_family(model)
+    if family is None:
+        known = ", ".join(family.class_name for family in FAMILIES)
+        raise ValueError(f"the stages and the head of a {type(model).__name__} are not known (those of {known} are)")
+    return family

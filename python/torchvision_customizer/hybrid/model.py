@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 from torch import nn
-from typing_extensions import Self
 
-from .backbones import Family, family_of
+from .backbones import Family, family_of, find_family
 from .opened import Extension, extend
 from .probe import DEFAULT_INPUT
 from .report import BuildReport, Edit, HeadChange, WeightsMatch, build_report
@@ -32,13 +31,13 @@ class HybridState:
 class HybridModel(Extension):
     """Mix-in of models that were built or patched by this package.
 
-    The model stays of its class: ``isinstance(model, torchvision.models.ResNet)`` holds. ``apply`` and ``HybridBuilder`` extend a model by this
-    class, and ``unpatch`` takes it away.
+    The model stays of its class: ``isinstance(model, torchvision.models.ResNet)`` holds. ``apply`` and ``HybridBuilder`` extend
+    a model by this class, and ``unpatch`` takes it away.
     """
 
     class_prefix = "Hybrid"
-    __jit_unused_properties__ = ["backbone_name", "modifications", "report"]
-    __jit_ignored_attributes__ = ["_hybrid_state"]
+    __jit_unused_properties__: ClassVar[list[str]] = ["backbone_name", "modifications", "report"]
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["_hybrid_state"]
 
     _hybrid_state: HybridState
 
@@ -62,15 +61,12 @@ class HybridModel(Extension):
     def explain(self) -> str:
         """The model stage by stage, and what was changed in each."""
         state = self._hybrid_state
-        family = family_of(self)
+        family = find_family(self)
+        roles = {**dict.fromkeys(family.stages, "stage"), **dict.fromkeys(family.head, "head")} if family else {}
         lines = [f"{state.backbone_name or type(self).__name__}: {self.count_parameters():,} parameters"]
-        covered = (*family.stages, *family.head)
         for name, child in self.named_children():
             parameters = sum(parameter.numel() for parameter in child.parameters())
-            role = "stage" if name in family.stages else "head" if name in family.head else "stem"
-            if name not in covered and not parameters:
-                role = ""
-            lines.append(f"  {name:<10} {type(child).__name__:<20} {role:<6} {parameters:>12,}")
+            lines.append(f"  {name:<10} {type(child).__name__:<20} {roles.get(name, ''):<6} {parameters:>12,}")
             lines += [f"    + {edit}" for edit in state.edits if edit.child_path.startswith(f"{name}.")]
         return "\n".join(lines)
 

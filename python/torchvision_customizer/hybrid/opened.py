@@ -1,7 +1,7 @@
 """Modules that a patch has changed, and the way back.
 
-``OpenedBlock`` is a block whose forward is a small graph, so that modules can be put on its edges. An ``Extension`` adds to the class
-of one module, in place. Both keep every name that the original has.
+``OpenedBlock`` is a block whose forward is a small graph, so that modules can be put on its edges. An ``Extension`` adds to the
+class of one module, in place. Both keep every name that the original has.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ class OpenedBlock(fx.GraphModule):
     opened_class: type[nn.Module]
     added: tuple[str, ...]
 
-    __jit_ignored_attributes__ = ["opened_class", "added"]
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["opened_class", "added"]
 
-    @classmethod
-    def open(cls, block: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module]) -> OpenedBlock:
+    @staticmethod
+    def open(block: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module]) -> OpenedBlock:
         """A block that shares everything with ``block``, has the children ``added`` besides, and runs ``graph``."""
         opened_class = original_class(block)
         state = _module_state(block)
         state["_modules"] = {**block._modules, **added}
         state["opened_class"] = opened_class
         state["added"] = (*(block.added if isinstance(block, OpenedBlock) else ()), *added)
-        return cls._assemble(state, graph, f"Patched{opened_class.__name__}")
+        return OpenedBlock._assemble(state, graph, f"Patched{opened_class.__name__}")
 
-    @classmethod
-    def _assemble(cls, state: Mapping[str, Any], graph: fx.Graph, class_name: str) -> OpenedBlock:
-        # The constructor of GraphModule keeps only what its graph uses, and in the graph's order; so it gets an empty graph first.
-        opened = cls(nn.Module(), fx.Graph(), class_name)
+    @staticmethod
+    def _assemble(state: Mapping[str, Any], graph: fx.Graph, class_name: str) -> OpenedBlock:
+        # The constructor of GraphModule keeps only what its graph uses, in the graph's order; so it gets an empty graph first.
+        opened = OpenedBlock(nn.Module(), fx.Graph(), class_name)
         opened.__dict__.update(state)
         opened.graph = graph
         return opened
@@ -57,7 +57,8 @@ class OpenedBlock(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OpenedBlock:
         state = copy.deepcopy({key: value for key, value in self.__dict__.items() if key != "_graph"}, memo)
-        return self._assemble(state, copy.deepcopy(self.graph), type(self).__name__)
+        # Not through type(self): each GraphModule has a class of its own.
+        return OpenedBlock._assemble(state, copy.deepcopy(self.graph), type(self).__name__)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # GraphModule stores its code, from which the graph is made anew: graphs have no format that lasts.
@@ -93,7 +94,7 @@ class Extension(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The extended class has no name that pickle (or deepcopy, which asks here too) could look up.
-        return _new_extended, (self.mixin, self.base_class), self.__getstate__()
+        return _new_extended, (self.mixin, self.base_class), self.__getstate__()  # type: ignore[no-untyped-call]
 
 
 _extended_classes: dict[tuple[type[Extension], type[nn.Module]], type[Extension]] = {}
@@ -102,14 +103,17 @@ _extended_classes: dict[tuple[type[Extension], type[nn.Module]], type[Extension]
 def _extended_class(mixin: type[Extension], base: type[nn.Module]) -> type[Extension]:
     key = mixin, base
     if key not in _extended_classes:
-        members: dict[str, Any] = {"__module__": mixin.__module__, "__doc__": mixin.__doc__, "mixin": mixin, "base_class": base}
+        # The module of the base: to torch.fx a convolution stays a leaf when it is followed by something.
+        members: dict[str, Any] = {"__module__": base.__module__, "__doc__": mixin.__doc__, "mixin": mixin, "base_class": base}
         for listed in ("__jit_unused_properties__", "__jit_ignored_attributes__"):
             members[listed] = [*getattr(base, listed, ()), *getattr(mixin, listed, ())]
         # TorchScript reads the annotations of the first class that has any, and must find those of the base.
         members["__annotations__"] = next(filter(None, map(inspect.get_annotations, base.__mro__)), {})
-        # TorchScript compiles methods by their names, and does not know super().
-        members["_original_forward"] = _renamed(base.forward, "_original_forward")
-        _extended_classes[key] = cast("type[Extension]", type(mixin.class_prefix + base.__name__, (mixin, base), members))
+        if "forward" in vars(mixin):
+            # TorchScript compiles methods by their names, and does not know super().
+            members["_original_forward"] = _renamed(base.forward, "_original_forward")
+        extended: Any = type(mixin.class_prefix + base.__name__, (mixin, base), members)
+        _extended_classes[key] = extended
     return _extended_classes[key]
 
 
@@ -119,9 +123,8 @@ def _new_extended(mixin: type[Extension], base: type[nn.Module]) -> Extension:
 
 
 def _renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    copied = types.FunctionType(
-        function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
-    )
+    copied = types.FunctionType(function.__code__, function.__globals__, name, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
     copied.__annotations__ = function.__annotations__
     return copied
 
@@ -133,7 +136,7 @@ def extend(module: nn.Module, mixin: type[Extension]) -> None:
 
 def restore_class(module: Extension) -> None:
     """Undo ``extend``."""
-    module.__class__ = module.base_class
+    module.__class__ = cast("type[Extension]", module.base_class)
 
 
 class Followed(Extension):
@@ -143,12 +146,13 @@ class Followed(Extension):
     """
 
     class_prefix = "Followed"
-    __jit_ignored_attributes__ = ["_original_forward"]
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["_original_forward"]
     after: nn.Sequential
     _original_forward: Callable[[Tensor], Tensor]
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.after(self._original_forward(input))
+        output: Tensor = self.after(self._original_forward(input))
+        return output
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import operator
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
 from ..errors import nearest
-from .opened import OpenedBlock
+from .opened import OpenedBlock, original_class
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
@@ -31,13 +30,16 @@ class BlockTracer(fx.Tracer):
 def graph_of(block: nn.Module) -> fx.Graph:
     """The graph of a block's own forward; a new one at each call.
 
+    Tracing writes ``out += identity`` as ``out + identity``. That is as well: ``out`` may then be what a new module has saved
+    for its backward.
+
     Raises:
         NoPlace: the block is a module of torch itself, or its forward cannot be written as a graph.
     """
     if isinstance(block, OpenedBlock):
         return copy.deepcopy(block.graph)
-    if type(block).__module__.partition(".")[0] == "torch":
-        raise NoPlace("is a module of torch, not a block")
+    if original_class(block).__module__.partition(".")[0] == "torch":
+        raise NoPlace("is a module of torch, not a block (wrap puts a block behind any module)")
     graphs = []
     for training in (False, True):
         # A shallow copy has the same children, and can be switched without touching the block.
@@ -64,8 +66,8 @@ class Edge:
 def residual_edges(graph: fx.Graph) -> list[Edge]:
     """The residual branch of each addition of a graph: the operand that is further from the graph's input.
 
-    ResNet writes ``out += identity``, RegNet ``proj(x) + f(x)``, MobileNet ``x + conv(x)``. An addition of operands that are equally far has no
-    residual branch.
+    ResNet writes ``out += identity``, RegNet ``proj(x) + f(x)``, MobileNet ``x + conv(x)``. An addition of operands that are
+    equally far has no residual branch.
     """
     depths: dict[fx.Node, int] = {}
     edges = []
@@ -95,7 +97,10 @@ def find_edge(block: nn.Module, graph: fx.Graph, at: str) -> Edge:
     if at == "auto" or name == "residual":
         edges = residual_edges(graph)
         if not edges:
-            raise NoPlace("does not add a residual branch")
+            fused = any(node.op == "call_module" and len(node.args) > 1 for node in graph.nodes)
+            raise NoPlace(
+                "does not add a residual branch" + (" as long as its tail is fused; unfuse it first" if fused else "")
+            )
         if index is not None and index >= len(edges):
             raise NoPlace(f"has {len(edges)} residual branch{'es' if len(edges) > 1 else ''}, counted from 0")
         edge = edges[-1 if index is None else index]
@@ -108,7 +113,8 @@ def find_edge(block: nn.Module, graph: fx.Graph, at: str) -> Edge:
             raise NoPlace("returns several values")
         edge = Edge(output.args[0], (output,), "output")
     else:
-        edge = _edge_at_call(graph, *re.split(":", name, maxsplit=1), index)
+        side, _, child = name.partition(":")
+        edge = _edge_at_call(graph, side, child, index)
     _check_in_place(block, edge)
     return edge
 
@@ -133,10 +139,11 @@ def _edge_at_call(graph: fx.Graph, side: str, name: str, index: int | None) -> E
 
 def _check_in_place(block: nn.Module, edge: Edge) -> None:
     """A value that several nodes use, one of them in place, is not what it was when the new module comes to see it."""
-    if len(edge.value.users) > 1:
-        for user in edge.value.users:
-            if len(edge.consumers) < len(edge.value.users) and _changes_in_place(block, user, edge.value):
-                raise NoPlace(f"changes the value at '{edge.text}' in place (in '{user.name}') while other parts use it")
+    if len(edge.consumers) == len(edge.value.users):
+        return
+    for user in edge.value.users:
+        if _changes_in_place(block, user, edge.value):
+            raise NoPlace(f"changes the value at '{edge.text}' in place (in '{user.name}') while other parts use it")
 
 
 def _changes_in_place(block: nn.Module, user: fx.Node, value: fx.Node) -> bool:

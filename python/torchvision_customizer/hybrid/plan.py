@@ -17,8 +17,8 @@ from .. import registry
 from ..errors import PatchError
 from .model import HybridModel, become_hybrid, note
 from .opened import Followed, OpenedBlock, extend, original_class, restore_class
-from .places import Edge, NoPlace, find_edge, graph_of, insert, residual_edges
-from .probe import fake_tensors, input_shape_of, run_fake
+from .places import Edge, NoPlace, find_edge, graph_of, insert
+from .probe import fake_tensors, hooks_set_aside, input_shape_of, run_fake
 from .report import Edit
 from .spec import Inject, Operation, parse_patches
 from .target import resolve
@@ -40,7 +40,8 @@ class Plan:
     model: nn.Module
     edits: tuple[Edit, ...]
     input_shape: tuple[int, ...]
-    # The modules that change, by path, with their code where they have been opened before: apply finds out whether they still are.
+    # The modules that change, by path, with their code where they have been opened before, so that apply finds out whether
+    # they still are what was planned for.
     _found: Mapping[str, tuple[nn.Module, str | None]] = field(repr=False)
     _graphs: Mapping[str, fx.Graph] = field(repr=False)
 
@@ -51,9 +52,7 @@ class Plan:
         return "\n".join([head, *(f"  {edit}" for edit in self.edits)])
 
 
-def plan(
-    model: nn.Module, patches: Mapping[str, Any], *, example_input: Tensor | tuple[int, ...] | None = None
-) -> Plan:
+def plan(model: nn.Module, patches: Mapping[str, Any], *, example_input: Tensor | tuple[int, ...] | None = None) -> Plan:
     """Find out what patches would change in a model, and check all of it. The model is not touched, and nothing is computed.
 
     Args:
@@ -81,7 +80,8 @@ class _Insertion:
     name: str
     child_path: str
     text: str
-    seen: Tensor | None = None  # the fake tensor that it gets
+    opens: bool  # whether it goes into the graph of the block at ``path``
+    seen: list[Tensor] = field(default_factory=list)  # the fake tensors that it gets, one at each call
 
 
 class _Planner:
@@ -99,7 +99,7 @@ class _Planner:
         try:
             block = registry.canonical_name(operation.type)
             registry.check_parameters(block, operation.params)
-            _check_identity(block, operation)
+            _check_block(block, operation)
         except ValueError as error:
             raise PatchError(f"{place}: {error}") from error
         try:
@@ -114,9 +114,9 @@ class _Planner:
 
     def _inject(self, place: str, modules: Mapping[str, nn.Module], operation: Inject) -> None:
         sites: dict[str, tuple[nn.Module, Edge]] = {}
-        reasons = []
+        reasons: list[str] = []
         for path, module in modules.items():
-            blocks = dict(self._blocks_under(path, module)) or {path: module}
+            blocks = dict(self._blocks_under(path, module, reasons)) or {path: module}
             for block_path, block in blocks.items():
                 try:
                     sites.setdefault(block_path, (block, find_edge(block, self._graph(block_path, block), operation.at)))
@@ -130,26 +130,25 @@ class _Planner:
     def _wrap(self, place: str, path: str, module: nn.Module, operation: Operation) -> None:
         if type(module).forward is nn.Sequential.forward:
             self._note(place, path, module, operation, path, "the end")
-        elif isinstance(module, Followed):
-            self._note(place, path, module, operation, f"{path}.after", "output")
-        else:
-            try:
-                self._insert(place, path, module, find_edge(module, self._graph(path, module), "output"), operation)
-            except NoPlace:
-                if hasattr(module, "after"):
-                    raise PatchError(f"{place}: {path} cannot be wrapped: it has an attribute 'after' of its own") from None
-                self._note(place, path, module, operation, f"{path}.after", "output")
-
-    def _blocks_under(self, path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        """The outermost modules from ``module`` down that add a residual branch."""
+            return
         try:
-            if residual_edges(self._graph(path, module)):
-                yield path, module
-                return
+            self._insert(place, path, module, find_edge(module, self._graph(path, module), "output"), operation)
         except NoPlace:
-            pass
-        for name, child in module.named_children():
-            yield from self._blocks_under(f"{path}.{name}", child)
+            if hasattr(module, "after") and not isinstance(module, Followed):
+                raise PatchError(f"{place}: {path} cannot be wrapped: it has an attribute 'after' of its own") from None
+            self._note(place, path, module, operation, f"{path}.after", "output")
+
+    def _blocks_under(self, path: str, module: nn.Module, reasons: list[str]) -> Iterator[tuple[str, nn.Module]]:
+        """The outermost modules from ``module`` down that add a residual branch; and why those do not that could."""
+        try:
+            find_edge(module, self._graph(path, module), "residual")
+        except NoPlace as reason:
+            if path in self.graphs:
+                reasons.append(f"{path} {reason}")
+            for name, child in module.named_children():
+                yield from self._blocks_under(f"{path}.{name}", child, reasons)
+        else:
+            yield path, module
 
     def _graph(self, path: str, module: nn.Module) -> fx.Graph:
         """The draft of a block's graph, with what the operations before have put into it."""
@@ -164,28 +163,28 @@ class _Planner:
         return self.graphs[path]
 
     def _insert(self, place: str, path: str, block: nn.Module, edge: Edge, operation: Operation) -> None:
-        insertion = self._note(place, path, block, operation, path, edge.text)
+        insertion = self._note(place, path, block, operation, path, edge.text, opens=True)
         insert(self.graphs[path], edge, insertion.name)
 
     def _note(
-        self, place: str, path: str, module: nn.Module, operation: Operation, parent: str, text: str
+        self, place: str, path: str, module: nn.Module, operation: Operation, parent: str, text: str, opens: bool = False
     ) -> _Insertion:
         if self.names_of[id(module)] > 1:
-            raise PatchError(f"{place}: {path} is used at several places of the model under several names; it cannot be changed at one")
+            raise PatchError(f"{place}: {path} has several names in the model, and cannot be changed under one of them")
         base = re.sub(r"\W", "_", registry.canonical_name(operation.type))
         name, number = base, 0
         holder = self.model.get_submodule(parent) if parent in self.taken else nn.Sequential()
         while hasattr(holder, name) or hasattr(OpenedBlock, name) or f"{parent}.{name}" in self.taken:
             number += 1
             name = f"{base}_{number}"
-        insertion = _Insertion(place, operation, path, name, f"{parent}.{name}", text)
+        insertion = _Insertion(place, operation, path, name, f"{parent}.{name}", text, opens)
         self.taken.add(insertion.child_path)
         self.insertions.append(insertion)
         return insertion
 
     def finish(self) -> Plan:
         changed = list(dict.fromkeys(insertion.path for insertion in self.insertions))
-        opened = {i.path for i in self.insertions if i.child_path == f"{i.path}.{i.name}"} & set(self.graphs)
+        opened = {insertion.path for insertion in self.insertions if insertion.opens}
         found = {}
         for path in changed:
             module = self.model.get_submodule(path)
@@ -199,35 +198,36 @@ class _Planner:
 
     def _probe(self, mode: FakeTensorMode, opened: set[str]) -> None:
         """Run the model on fake tensors, and note what each new module will be given."""
-        handles = []
         by_path: dict[str, list[_Insertion]] = {}
         for insertion in self.insertions:
             by_path.setdefault(insertion.path, []).append(insertion)
-        for path, insertions in by_path.items():
-            module = self.model.get_submodule(path)
-            if path in opened:
-                interpreter = _DraftInterpreter(module, self.graphs[path], insertions)
-                handles.append(module.register_forward_pre_hook(interpreter.hook, with_kwargs=True))
-            else:
-                handles.append(module.register_forward_hook(_OutputHook(insertions)))
         try:
-            run_fake(mode, self.model, self.input_shape)
+            with hooks_set_aside(self.model):
+                for path, insertions in by_path.items():
+                    module = self.model.get_submodule(path)
+                    if path in opened:
+                        interpreter = _DraftInterpreter(module, self.graphs[path], insertions)
+                        module.register_forward_pre_hook(interpreter.hook, with_kwargs=True)
+                    else:
+                        module.register_forward_hook(_OutputHook(insertions))
+                run_fake(mode, self.model, self.input_shape)
         except (RuntimeError, TypeError, ValueError) as error:
             shape = "×".join(map(str, self.input_shape))
             message = str(error).strip().splitlines()[0]
             raise PatchError(
                 f"the model does not run on a batch of {shape}, so that no shapes are known ({message}); give example_input"
             ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _check(self, insertion: _Insertion, checked: dict[str, int]) -> Edit:
         """Make the block on fake tensors and run it, so that whatever it refuses is refused here."""
-        seen, operation = insertion.seen, insertion.operation
+        operation = insertion.operation
         where = f"{insertion.place}: {insertion.child_path}"
-        if seen is None:
-            raise PatchError(f"{where}: {insertion.path} is not run by the model's forward, or does not return one tensor there")
+        if not insertion.seen:
+            raise PatchError(f"{where}: no tensor passes there; {insertion.path} is not run by the model, or returns none")
+        seen = insertion.seen[0]
+        if len({tensor.shape[1:2] for tensor in insertion.seen}) > 1:
+            widths = ", ".join(str(tensor.size(1)) for tensor in insertion.seen)
+            raise PatchError(f"{where}: {insertion.path} is called with different numbers of channels ({widths}); use 'inject'")
         if seen.dim() < 2:
             raise PatchError(f"{where}: the tensor there has no channels, its shape is {list(seen.shape)}")
         name = registry.canonical_name(operation.type)
@@ -236,16 +236,15 @@ class _Planner:
         if key not in checked:
             try:
                 block = _make(name, params, seen.device, seen.dtype)
-                out = block(torch.empty_like(seen))
+                like = next(block.parameters(), seen)
+                out = block(torch.empty_like(seen, dtype=like.dtype))
             except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
                 raise PatchError(f"{where}: {str(error).strip().splitlines()[0]}") from error
             if not isinstance(out, Tensor) or out.shape != seen.shape:
                 found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise PatchError(f"{where}: block '{name}' must keep the shape {list(seen.shape)}, but gives {found}")
             checked[key] = sum(parameter.numel() for parameter in block.parameters())
-        return Edit(
-            insertion.path, insertion.child_path, insertion.text, name, params, checked[key], seen.device, seen.dtype
-        )
+        return Edit(insertion.path, insertion.child_path, insertion.text, name, params, checked[key], seen.device, seen.dtype)
 
 
 class _DraftInterpreter(fx.Interpreter):
@@ -263,7 +262,7 @@ class _DraftInterpreter(fx.Interpreter):
         if target not in self.new:
             return super().call_module(target, args, kwargs)
         if isinstance(args[0], Tensor):
-            self.new[target].seen = args[0]
+            self.new[target].seen.append(args[0])
         return args[0]
 
 
@@ -274,15 +273,18 @@ class _OutputHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
             for insertion in self.insertions:
-                insertion.seen = output
+                insertion.seen.append(output)
 
 
-def _check_identity(block: str, operation: Operation) -> None:
+def _check_block(block: str, operation: Operation) -> None:
     accepted = registry.parameters_of(registry.get(block))
     if accepted is not None and "init" not in accepted and operation.init == "identity":
         raise ValueError(f"block '{block}' has no start as the identity; write init: paper to take it as it is")
     if "init" in operation.params:
         raise ValueError("'init' is an option beside 'params', not one of them")
+    for reserved in ("device", "dtype"):
+        if reserved in operation.params:
+            raise ValueError(f"'{reserved}' is that of the place, and cannot be given")
 
 
 def _complete(name: str, operation: Operation, channels: int) -> dict[str, Any]:
@@ -295,10 +297,12 @@ def _complete(name: str, operation: Operation, channels: int) -> dict[str, Any]:
 
 
 def _make(name: str, params: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The block on a device; of a type only where it takes one, because fake tensors cannot be converted in place."""
     accepted = registry.parameters_of(registry.get(name)) or {}
-    if "device" in accepted and "dtype" in accepted:
-        return cast(nn.Module, registry.get(name)(**params, device=device, dtype=dtype))
-    return cast(nn.Module, registry.get(name)(**params)).to(device=device, dtype=dtype)
+    options = {"device": device, "dtype": dtype}
+    with device:
+        block: nn.Module = registry.get(name)(**params, **{key: value for key, value in options.items() if key in accepted})
+    return block
 
 
 def apply(plan: Plan) -> HybridModel:
@@ -311,20 +315,20 @@ def apply(plan: Plan) -> HybridModel:
         PatchError: the model has changed since it was planned for; it is untouched.
     """
     model = plan.model
+    modules = dict(model.named_modules(remove_duplicate=False))
     for path, (module, code) in plan._found.items():
-        current = dict(model.named_modules(remove_duplicate=False)).get(path)
-        if current is not module or (isinstance(module, OpenedBlock) and module.code != code):
-            raise PatchError(f"{path} has changed since the plan was made; plan again")
+        if modules.get(path) is not module or (isinstance(module, OpenedBlock) and module.code != code):
+            raise PatchError(f"{path} has changed since the plan was made, or the plan has been applied; plan again")
     for edit in plan.edits:
-        if edit.child_path in dict(model.named_modules()):
-            raise PatchError(f"{edit.child_path} exists: the plan has been applied, or the model has changed since; plan again")
+        if edit.child_path in modules:
+            raise PatchError(f"{edit.child_path} exists by now: the model has changed since the plan was made; plan again")
     blocks: dict[str, dict[str, nn.Module]] = {}
     for edit in plan.edits:
-        block = _make(edit.block, edit.params, edit.device, edit.dtype).train(plan._found[edit.path][0].training)
+        block = _make(edit.block, edit.params, edit.device, edit.dtype).to(edit.dtype)
+        block.train(plan._found[edit.path][0].training)
         blocks.setdefault(edit.path, {})[edit.child_path.rpartition(".")[2]] = block
     opened = {
-        path: OpenedBlock.open(plan._found[path][0], copy.deepcopy(graph), blocks[path])
-        for path, graph in plan._graphs.items()
+        path: OpenedBlock.open(plan._found[path][0], copy.deepcopy(graph), blocks[path]) for path, graph in plan._graphs.items()
     }
     # From here on nothing fails. Outer blocks first: an inner one is then put into the opened outer one.
     for path in sorted(blocks, key=lambda path: path.count(".")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,19 @@ def run_fake(mode: FakeTensorMode, model: nn.Module, input_shape: tuple[int, ...
     return functional_call(model, {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}, (x,))
 
 
+@contextmanager
+def hooks_set_aside(model: nn.Module) -> Iterator[None]:
+    """Within it, the model's own hooks are not called: they are not made for fake tensors, and nobody asked for a forward."""
+    kept = [(module, module._forward_hooks, module._forward_pre_hooks) for module in model.modules()]
+    for module, _, _ in kept:
+        module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for module, hooks, pre_hooks in kept:
+            module._forward_hooks, module._forward_pre_hooks = hooks, pre_hooks
+
+
 def input_shape_of(example_input: Tensor | tuple[int, ...] | None) -> tuple[int, ...]:
     """The shape of one sample of an example: a batch of inputs, or the shape of a batch."""
     if example_input is None:
@@ -43,8 +57,8 @@ def input_shape_of(example_input: Tensor | tuple[int, ...] | None) -> tuple[int,
 
 
 def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """FLOPs of a forward for one sample, by module path (``""`` is the whole model), two for each multiply-add, as torch counts."""
-    with fake_tensors() as mode, FlopCounterMode(display=False) as counter:
+    """FLOPs of a forward for one sample, two for each multiply-add, as torch counts; by module path, ``""`` is the model."""
+    with fake_tensors() as mode, hooks_set_aside(model), FlopCounterMode(display=False) as counter:
         run_fake(mode, model, input_shape)
     root = type(model).__name__
     counts = {name.removeprefix(root).removeprefix("."): sum(ops.values()) for name, ops in counter.flop_counts.items()}

@@ -85,10 +85,10 @@ class WeightsMatch:
     Attributes:
         source: the name of torchvision's weights, or the file.
         tensors_loaded: tensors of the model that were loaded.
-        tensors_total: tensors that the model had to be given: all but those of new modules.
+        tensors_total: tensors of the model, but for those of new modules that the source has not.
         parameters_loaded: elements of the loaded parameters.
-        parameters_total: elements of the parameters that had to be given.
-        new: tensors that the file lacks, and that start as the model was made.
+        parameters_total: elements of all parameters among those tensors.
+        new: tensors of a new head.
     """
 
     source: str
@@ -100,7 +100,7 @@ class WeightsMatch:
 
     def __str__(self) -> str:
         share = self.parameters_loaded / self.parameters_total if self.parameters_total else 1.0
-        text = f"{self.source}: {self.tensors_loaded} of {self.tensors_total} tensors, {share:.1%} of the parameters"
+        text = f"{self.source}: {self.tensors_loaded} of {self.tensors_total} tensors, {share:.2%} of the parameters"
         if self.new:
             text += f"; new: {', '.join(self.new[:3])}" + (f" and {len(self.new) - 3} more" if len(self.new) > 3 else "")
         return text

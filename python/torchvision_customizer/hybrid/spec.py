@@ -1,7 +1,7 @@
 """What a patch may say, as typed objects; no torch here.
 
-``patches`` maps a target to an operation, or to a list of them. An operation is ``{wrap: BLOCK}`` or ``{inject: BLOCK}``; a block is a
-name, or ``{type, params, at, init}``.
+``patches`` maps a target to an operation, or to a list of them. An operation is ``{wrap: BLOCK}`` or ``{inject: BLOCK}``; a
+block is a name, or ``{type, params, at, init}``.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Inject(Wrap):
     """A block goes into every block under the target, at a place within it.
 
     Attributes:
-        at: ``auto`` (``residual`` where a block adds); ``residual``, on the branch, before the last addition; ``residual[i]``,
-            before the i-th addition, counted from 0; ``input``; ``output``; ``before:NAME`` or ``after:NAME``, with ``[i]`` where
-            the child is called several times.
+        at: ``auto`` (``residual`` where a block adds); ``residual``, on the branch, before the last addition;
+            ``residual[i]``, before the i-th addition, counted from 0; ``input``; ``output``; ``before:NAME`` or ``after:NAME``,
+            with ``[i]`` where the child is called several times.
     """
 
     operation: ClassVar[str] = "inject"
@@ -84,9 +84,10 @@ def _parse_operation(place: str, target: str, value: Any) -> tuple[str, str, Ope
             f"(operations: {allowed}; several go in a list)"
         )
     ((name, spec),) = value.items()
+    name = str(name)
     kind = OPERATIONS.get(_OLD_OPERATIONS.get(name, name))
     if kind is None:
-        raise PatchError(f"{place}: unknown operation '{name}'{nearest(str(name), OPERATIONS)} (operations: {allowed})")
+        raise PatchError(f"{place}: unknown operation '{name}'{nearest(name, OPERATIONS)} (operations: {allowed})")
     place = f"{place}.{name}"
     if isinstance(spec, str):
         spec = {"type": spec}

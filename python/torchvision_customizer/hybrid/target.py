@@ -13,11 +13,6 @@ from .opened import original_class
 TYPE_PREFIX = "type:"
 
 
-def is_exact(target: str) -> bool:
-    """Whether a target names one module, so that a place must be there; globs and types pass over modules that offer none."""
-    return not target.startswith(TYPE_PREFIX) and not any(character in target for character in "*?[")
-
-
 def resolve(model: nn.Module, target: str) -> dict[str, nn.Module]:
     """The modules that ``target`` names, by path, in the order of the model.
 
@@ -31,19 +26,17 @@ def resolve(model: nn.Module, target: str) -> dict[str, nn.Module]:
     if target.startswith(TYPE_PREFIX):
         name = target.removeprefix(TYPE_PREFIX).strip()
         found = {path: module for path, module in modules.items() if name in _type_names(module)}
-        known = {type_name for module in modules.values() for type_name in _type_names(module)}
-        kind = f"is a '{name}'"
+        known = sorted({original_class(module).__name__ for module in modules.values()})
+        shown = known
     else:
-        pattern = target.split(".")
         name = target
+        pattern = target.split(".")
         found = {path: module for path, module in modules.items() if _matches(pattern, path.split("."))}
-        known = set(modules)
-        kind = f"matches '{name}'" if not is_exact(target) else f"is called '{name}'"
+        known = sorted(modules, key=lambda path: (path.count("."), path))
+        shown = [child for child, _ in model.named_children()]
     if not found:
-        model_name = original_class(model).__name__
-        children = ", ".join(child for child, _ in model.named_children())
-        hint = nearest(name.replace("*", ""), sorted(known, key=lambda path: (path.count("."), path)))
-        raise PatchError(f"no module of this {model_name} {kind}{hint or f' (it has {children})'}")
+        hint = nearest(name.replace("*", ""), known) or f" (it has {', '.join(shown)})"
+        raise PatchError(f"no module of this {original_class(model).__name__} matches '{target}'{hint}")
     return found
 
 

@@ -1,0 +1,228 @@
+"""Where weights come from, and whether they fit: torchvision's by name, or a file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .._torchvision import models
+from ..errors import WeightsError, nearest
+from .report import WeightsMatch
+
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+# Where training programs keep the state dict in a checkpoint, and what wrappers put before each name.
+_CONTAINERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+Weights = str | os.PathLike[str] | Enum | None
+
+
+def resolve_weights(backbone: str, weights: Weights) -> Enum | Path | None:
+    """What ``weights`` names: a member of torchvision's enum for this backbone, an existing file, or nothing.
+
+    Raises:
+        WeightsError: neither; the message has the nearest name.
+    """
+    if weights is None:
+        return None
+    enum: type[Enum] = models.get_model_weights(backbone)
+    if isinstance(weights, Enum):
+        if not isinstance(weights, enum):
+            raise WeightsError(f"{weights!r} are not weights of {backbone}; those are {', '.join(_names(enum))}")
+        return weights
+    if not isinstance(weights, str | os.PathLike):
+        raise WeightsError(f"weights must be a name, a member of {enum.__name__}, a path or None, got {weights!r}")
+    if isinstance(weights, os.PathLike) or weights.endswith(SUFFIXES) or os.sep in weights:
+        return _existing_file(Path(weights))
+    enum_name, _, member = weights.rpartition(".")
+    if enum_name not in ("", enum.__name__) or member not in enum.__members__:
+        known = ["DEFAULT", *_names(enum)]
+        hint = nearest(member, known)
+        raise WeightsError(f"{backbone} has no weights '{weights}'{hint} (it has {', '.join(known)}; or give a path)")
+    return enum[member]
+
+
+def _names(enum: type[Enum]) -> list[str]:
+    return [member.name for member in enum]
+
+
+def _existing_file(path: Path) -> Path:
+    path = path.expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder, not a file of weights")
+    if not path.parent.is_dir():
+        raise WeightsError(f"there is no file {path}, and no folder {path.parent}")
+    candidates = sorted(entry.name for entry in path.parent.iterdir() if entry.name.endswith(SUFFIXES))
+    raise WeightsError(f"there is no file {path}{nearest(path.name, candidates)}")
+
+
+def cached_file(weights: Enum) -> Path:
+    """Where torchvision keeps, or will keep, the file of one of its weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.value.url).rpartition("/")[2]
+
+
+def load_torchvision(backbone: str, weights: Enum, progress: bool) -> nn.Module:
+    """The model with torchvision's weights, made and loaded by torchvision.
+
+    Raises:
+        WeightsError: they cannot be downloaded or read, or do not fit.
+    """
+    try:
+        model: nn.Module = models.get_model(backbone, weights=weights, progress=progress)
+        return model
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        file = cached_file(weights)
+        if file.is_file():
+            # What torchvision found wrong takes pages, or names no file; our own reading says it in a sentence.
+            load(models.get_model(backbone), read_state_dict(file), source=str(file), model_name=backbone)
+        raise WeightsError(
+            f"the weights {weights.name} of {backbone} cannot be had from {weights.value.url} ({_first_line(error)}); "
+            f"put the file at {file}, or build with weights=None"
+        ) from error
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name; nothing but tensors and plain containers is unpickled.
+
+    Training checkpoints are looked into for their state dict, and prefixes that wrappers put before every name are taken off.
+
+    Raises:
+        WeightsError: the file is damaged, or is no state dict.
+    """
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is damaged, or holds pickled objects, which are not loaded; save a state dict"
+        else:
+            reason = f"it is damaged or of another kind ({_first_line(error)})"
+        raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
+    tensors = _state_dict_in(content)
+    if tensors is None:
+        found = f"the keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else type(content).__name__
+        raise WeightsError(f"{path} holds no state dict, but {found}")
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _state_dict_in(content: Any) -> dict[str, Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        return tensors
+    return next((found for key in _CONTAINERS if (found := _state_dict_in(content.get(key))) is not None), None)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].partition(". ")[0].rstrip(".:") if text else type(error).__name__
+
+
+def load(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    model_name: str,
+    head: str = "",
+    new_head: bool = False,
+    new_modules: Iterable[str] = (),
+) -> WeightsMatch:
+    """Load tensors into a model: all that it needs, or nothing.
+
+    Args:
+        head: path of the last layer.
+        new_head: the file may lack the head, have one for another number of classes, or have one where the model has none.
+        new_modules: paths of modules that the file may lack, each as a whole.
+
+    Raises:
+        WeightsError: tensors are missing, unknown, or of another shape; the model is untouched.
+    """
+    own = model.state_dict()
+    lacking = _lacking(own, tensors, new_modules)
+    misfits = {name: tensors[name].shape for name in own if name in tensors and tensors[name].shape != own[name].shape}
+    missing = [name for name in own if name not in (*tensors, *lacking) and not _is_counter_of_old(name, tensors)]
+    unknown = [name for name in tensors if name not in own]
+    in_head = {name for name in (*misfits, *missing, *unknown) if name.startswith(f"{head}.")} if head else set()
+    if new_head and in_head:
+        in_head = {name for name in (*own, *tensors) if name.startswith(f"{head}.")}
+        misfits = {name: shape for name, shape in misfits.items() if name not in in_head}
+        missing, unknown = ([name for name in names if name not in in_head] for names in (missing, unknown))
+    if misfits or missing or unknown:
+        problem = _misfit(own, tensors, misfits, missing, unknown)
+        if in_head and set((*misfits, *missing, *unknown)) == in_head:
+            problem += "; give num_classes, the file's number to load its head or any other for a new one"
+        raise WeightsError(f"{source} does not fit {model_name}: {problem}")
+    new = [name for name in own if name in in_head]
+    loaded = {name: tensor for name, tensor in tensors.items() if name not in in_head}
+    model.load_state_dict(loaded, strict=False)
+    return match(model, source, loaded, lacking, new)
+
+
+def match(model: nn.Module, source: str, loaded: Iterable[str], lacking: Iterable[str], new: Iterable[str]) -> WeightsMatch:
+    """How much of a model was loaded: of all its tensors but those of new modules that no file had (``lacking``)."""
+    own = {name: tensor.numel() for name, tensor in model.state_dict().items() if name not in set(lacking)}
+    parameters = {name for name, _ in model.named_parameters() if name in own}
+    loaded = set(loaded)
+    return WeightsMatch(
+        source=source,
+        tensors_loaded=len(loaded),
+        tensors_total=len(own),
+        parameters_loaded=sum(own[name] for name in loaded & parameters),
+        parameters_total=sum(own[name] for name in parameters),
+        new=tuple(new),
+    )
+
+
+def _is_counter_of_old(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Norms of files from before torch 0.4.1 have statistics, but do not count their batches."""
+    norm, _, tensor = name.rpartition(".")
+    return tensor == "num_batches_tracked" and f"{norm}.running_var" in tensors
+
+
+def _lacking(own: Iterable[str], tensors: Mapping[str, Tensor], new_modules: Iterable[str]) -> list[str]:
+    """The tensors of those new modules of which the file has nothing at all."""
+    lacking = []
+    for path in new_modules:
+        names = [name for name in own if name.startswith(f"{path}.")]
+        if not any(name in tensors for name in names):
+            lacking += names
+    return lacking
+
+
+def _misfit(
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    misfits: Mapping[str, torch.Size],
+    missing: list[str],
+    unknown: list[str],
+) -> str:
+    """What does not fit, in one sentence: counts, and the first of each kind."""
+    fitting = sum(name in tensors and name not in misfits for name in own)
+    if not fitting:
+        first, ours = next(iter(tensors)), next(iter(own))
+        return f"none of its {len(tensors)} tensors fits (its first is '{first}', the model's '{ours}')"
+    found = [f"{fitting} of {len(own)} tensors fit"]
+    if misfits:
+        name, shape = next(iter(misfits.items()))
+        shapes = f"{list(shape)} in the file and {list(own[name].shape)} in the model"
+        found.append(f"{len(misfits)} of another shape, first '{name}', {shapes}")
+    if missing:
+        found.append(f"{len(missing)} missing, first '{missing[0]}'")
+    if unknown:
+        found.append(f"{len(unknown)} unknown, first '{unknown[0]}'")
+    return "; ".join(found)
