@@ -15,12 +15,12 @@ _PAIRS = "Times are medians over rounds; ratios are medians of pairs of the same
 _NOTES = {
     "ops": _PAIRS
     + "`floor` moves the bytes once: `x.clone()`, or `x + residual`; for the backward `grad + x`, and with a ReLU "
-    "`grad.clone()` and `x + residual`. `eager` is the block in plain PyTorch; `compile` and `torchscript` (frozen) are made of "
-    "it. Backward is `torch.autograd.grad` of a forward that ran before, with gradients for all inputs and weights. `MB` is the "
-    "least that must be moved, every input read once and every output written once; what lies in a cache moves faster than the "
-    "copy that `of copy` compares with. `error` is the largest difference of `fused` from float64, as a share of the largest "
-    "value. A warm cache is the same input again and again; a cold one rotates among inputs of twice the last-level cache "
-    "together.",
+    "`grad.clone()` and `x + residual`. `eager` is the block in plain PyTorch; `compile` and `torchscript` (frozen) are made "
+    "of it. Backward is `torch.autograd.grad` of a forward that ran before, with gradients for all inputs and weights. `MB` is "
+    "the least that must be moved, every input read once and every output written once; what lies in a cache moves faster "
+    "than the copy that `of copy` compares with. `error` is the largest difference of `fused` from float64, as a share of the "
+    "largest value. A warm cache is the same input again and again; a cold one rotates among inputs of twice the last-level "
+    "cache together.",
     "models": _PAIRS
     + "`unpatched` is torchvision's model, `eager` the patched one with its blocks in plain PyTorch, `compile` that one under "
     "`torch.compile`, `fused` the patched one after `fuse`, `torchscript` that one scripted and frozen. `difference` is the "
