@@ -56,22 +56,23 @@ def _bytes(text: str) -> int:
     return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
 
 
-def copy_bandwidth(device: str = "cpu") -> tuple[float, str]:
+@functools.cache
+def copy_bandwidth(device: str, threads: int) -> tuple[float, str]:
     """GB/s of copying memory far beyond the caches, reads and writes both counted, and how it was measured."""
-    size = max(4 * last_level_cache(device), 256 << 20)
+    size = 4 * last_level_cache(device)
     if device == "cpu" and ops.native_status().cpu_loaded:
         from .. import _native
 
-        return float(_native.copy_bandwidth(size, torch.get_num_threads(), 9)), "memcpy between two buffers"
+        return float(_native.copy_bandwidth(size, threads, 9)), "memcpy between two buffers"
     source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
-    seconds = measure({"copy": lambda: target.copy_(source)})["copy"]
+    seconds = measure({"copy": lambda: target.copy_(source)}).seconds["copy"]
     return 2 * size / spread(seconds).median / 1e9, "Tensor.copy_ between two buffers"
 
 
 def describe(device: str = "cpu") -> dict[str, str]:
     """What a result must be read with: date, machine, versions, and who answered for the ops."""
     status = ops.native_status()
-    bandwidth, method = copy_bandwidth(device)
+    bandwidth, method = copy_bandwidth(device, torch.get_num_threads())
     loaded, reason = (status.cuda_loaded, status.cuda_reason) if device == "cuda" else (status.cpu_loaded, status.cpu_reason)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

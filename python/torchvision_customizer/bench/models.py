@@ -79,8 +79,14 @@ def run_model(
                 for name in MODEL_VARIANTS
                 if name in models and name in variants
             }
-            seconds = measure(calls, settings)
-    return ModelResult(case, len(tails), seconds, differences)
+            found = measure(calls, settings)
+    return ModelResult(
+        case=case,
+        fused_tails=len(tails),
+        differences=differences,
+        seconds=found.seconds,
+        other_load=found.other_load,
+    )
 
 
 def _with_random_gates(model: nn.Module) -> nn.Module:

@@ -77,8 +77,15 @@ def run_case(case: Case, settings: Settings = USUAL, variants: Iterable[str] = V
                 calls[name] = _backward_call(forwards[name], list(plain.parameters()), sets, turn)
             else:
                 calls[name] = _forward_call(forwards[name], sets, turn)
-        seconds = measure(calls, settings)
-    return OpResult(case, _bytes_moved(case, entry, plain, first), len(sets), seconds, errors)
+        found = measure(calls, settings)
+    return OpResult(
+        case=case,
+        bytes=_bytes_moved(case, entry, plain, first),
+        sets=len(sets),
+        errors=errors,
+        seconds=found.seconds,
+        other_load=found.other_load,
+    )
 
 
 def _inputs(case: Case, entry: Entry, generator: torch.Generator, device: str, backward: bool) -> Inputs:

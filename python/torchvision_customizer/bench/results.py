@@ -6,34 +6,30 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .suite import Case
+from .suite import FUSED, Case
 from .timing import Spread, paired_ratio, spread
 
 SCHEMA = 1
+#: Of all processors; with more than this at work elsewhere, figures say little.
+BUSY = 0.05
 Seconds = Mapping[str, Sequence[float]]
 
 
-@dataclass(frozen=True)
-class OpResult:
-    """A case of the op suite.
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """What was timed, in pairs.
 
     Attributes:
-        case: what was measured.
-        bytes: the least that must be moved.
-        sets: how many sets of activations calls rotated among; 1 is a warm cache.
         seconds: for each variant its seconds a call, one figure a round.
-        errors: for each variant its largest difference from float64, as a share of the largest value.
+        other_load: how busy other work kept the processors meanwhile, as a share of all of them.
     """
 
-    case: Case
-    bytes: int
-    sets: int
     seconds: Seconds
-    errors: Mapping[str, float]
+    other_load: float
 
     def median(self, variant: str) -> float:
         return spread(self.seconds[variant]).median
@@ -42,7 +38,24 @@ class OpResult:
         """The time of ``above`` in times of ``below``: median and quartiles of pairs of the same round."""
         return paired_ratio(self.seconds[above], self.seconds[below])
 
-    def bandwidth(self, variant: str = "fused") -> float:
+
+@dataclass(frozen=True, kw_only=True)
+class OpResult(Timed):
+    """A case of the op suite.
+
+    Attributes:
+        case: what was measured.
+        bytes: the least that must be moved.
+        sets: how many sets of activations calls rotated among; 1 is a warm cache.
+        errors: for each variant its largest difference from float64, as a share of the largest value.
+    """
+
+    case: Case
+    bytes: int
+    sets: int
+    errors: Mapping[str, float]
+
+    def bandwidth(self, variant: str = FUSED) -> float:
         """GB/s, of the least that must be moved."""
         return self.bytes / self.median(variant) / 1e9
 
@@ -64,28 +77,19 @@ class ModelCase:
         return f"{self.backbone} {mode}, batch {self.batch}, {self.dtype}, {self.layout}"
 
 
-@dataclass(frozen=True)
-class ModelResult:
+@dataclass(frozen=True, kw_only=True)
+class ModelResult(Timed):
     """A comparison of whole models.
 
     Attributes:
         case: what was measured.
         fused_tails: how many tails of residual blocks became one call.
-        seconds: for each variant its seconds a run, one figure a round.
-        differences: for the others the largest difference of logits from plain PyTorch, as a share of the largest.
+        differences: of each variant the largest difference of logits from plain PyTorch, as a share of the largest.
     """
 
     case: ModelCase
     fused_tails: int
-    seconds: Seconds
     differences: Mapping[str, float]
-
-    def median(self, variant: str) -> float:
-        return spread(self.seconds[variant]).median
-
-    def ratio(self, above: str, below: str) -> Spread:
-        """The time of ``above`` in times of ``below``: median and quartiles of pairs of the same round."""
-        return paired_ratio(self.seconds[above], self.seconds[below])
 
     def images_per_second(self, variant: str) -> float:
         return self.case.batch / self.median(variant)
@@ -99,7 +103,19 @@ class Run:
     settings: Mapping[str, Any]
     ops: tuple[OpResult, ...] = ()
     models: tuple[ModelResult, ...] = ()
-    schema: int = field(default=SCHEMA)
+    schema: int = SCHEMA
+
+    @property
+    def other_load(self) -> float:
+        """How busy other work kept the processors, as a share of all of them: the mean over the results."""
+        results: list[Timed] = [*self.ops, *self.models]
+        loads = [result.other_load for result in results]
+        return sum(loads) / len(loads) if loads else 0.0
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether so much else was at work that the figures say little."""
+        return self.other_load > BUSY
 
 
 def to_json(run: Run) -> dict[str, Any]:

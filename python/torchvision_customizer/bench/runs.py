@@ -15,11 +15,9 @@ from .models import run_model
 from .op_suite import run_case
 from .results import ModelCase, ModelResult, OpResult, Run, write
 from .suite import COMPILED, HEADLINE, MODEL_VARIANTS, QUICK_SELECTION, VARIANTS, Selection
-from .timing import QUICK, USUAL, OtherLoad, Settings, steady
+from .timing import QUICK, USUAL, Settings, steady
 
 Progress = Callable[[str], None]
-#: Of all processors; with more than this at work elsewhere, figures say little.
-BUSY = 0.05
 
 
 def _quiet(_: str) -> None:
@@ -69,12 +67,12 @@ def run_ops(selection: Selection, effort: Effort = USUAL_EFFORT, progress: Progr
     settings, variants = effort.settings(USUAL), effort.variants(VARIANTS)
     cases = list(selection.cases())
     results: list[OpResult] = []
-    with steady(effort.threads), OtherLoad() as load:
+    with steady(effort.threads):
         found = machine.describe(effort.device)
         for number, case in enumerate(cases, start=1):
             progress(f"{number}/{len(cases)} {case}")
             results.append(run_case(case, settings, variants, effort.device))
-    return Run(found, _settings(settings, load), ops=tuple(results))
+    return Run(found, _settings(settings), ops=tuple(results))
 
 
 def run_models(model: nn.Module, cases: Sequence[ModelCase], effort: Effort = USUAL_EFFORT, progress: Progress = _quiet) -> Run:
@@ -91,12 +89,12 @@ def run_models(model: nn.Module, cases: Sequence[ModelCase], effort: Effort = US
     """
     settings, variants = effort.settings(MODEL_SETTINGS), effort.variants(MODEL_VARIANTS)
     results: list[ModelResult] = []
-    with steady(effort.threads), OtherLoad() as load:
+    with steady(effort.threads):
         found = machine.describe(effort.device)
         for number, case in enumerate(cases, start=1):
             progress(f"{number}/{len(cases)} {case}")
             results.append(run_model(model, case, settings, variants, effort.device))
-    return Run(found, _settings(settings, load), models=tuple(results))
+    return Run(found, _settings(settings), models=tuple(results))
 
 
 def run_all(root: Path, model: nn.Module, effort: Effort = USUAL_EFFORT, progress: Progress = _quiet) -> list[Run]:
@@ -140,7 +138,7 @@ def merged(found: Sequence[Run]) -> Run:
     """Several runs on one machine as one, to be printed."""
     ops = tuple(result for run in found for result in run.ops)
     models = tuple(result for run in found for result in run.models)
-    return replace(max(found, key=lambda run: float(run.settings["other_load"])), ops=ops, models=models)
+    return replace(found[0], ops=ops, models=models)
 
 
 def title(run: Run) -> str:
@@ -153,18 +151,8 @@ def title(run: Run) -> str:
     return f"{case.backbone} with {blocks} fused blocks against the unpatched model, {what}, {case.layout}"
 
 
-def _settings(settings: Settings, load: OtherLoad) -> dict[str, Any]:
-    return {
-        "rounds": settings.rounds,
-        "block": f"{settings.block_seconds * 1e3:g} ms",
-        "other load": f"{load.share:.1%} of all processors",
-        "other_load": load.share,
-    }
-
-
-def is_disturbed(run: Run) -> bool:
-    """Whether so much else was at work that the figures say little."""
-    return float(run.settings["other_load"]) > BUSY
+def _settings(settings: Settings) -> dict[str, Any]:
+    return {"rounds": settings.rounds, "block": f"{settings.block_seconds * 1e3:g} ms"}
 
 
 def save(run: Run, folder: Path, name: str, title: str) -> list[Path]:

@@ -227,6 +227,7 @@ def markdown(run: Run, title: str, picture: str) -> str:
         picture: address of the plot.
     """
     facts = {name: str(value) for name, value in {**run.machine, **run.settings}.items() if "_" not in name}
+    facts["other work meanwhile"] = f"{run.other_load:.1%} of all processors" + (", TOO MUCH" if run.is_disturbed else "")
     machine = Table("Measured on", ("what", "found"), tuple(facts.items()), ("what", "found"))
     *numbers, last = tables(run)
     parts = [f"# {title}\n"]

@@ -89,7 +89,20 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Sp
     return spread([above / below for above, below in zip(numerator, denominator, strict=True)])
 
 
-def measure(variants: Mapping[str, Callable[[], object]], settings: Settings = USUAL) -> dict[str, list[float]]:
+@dataclass(frozen=True)
+class Samples:
+    """What :func:`measure` found.
+
+    Attributes:
+        seconds: for each variant its seconds a call, one figure a round; figures of equal index are of the same round.
+        other_load: how busy other work kept the processors meanwhile, as a share of all of them.
+    """
+
+    seconds: dict[str, list[float]]
+    other_load: float
+
+
+def measure(variants: Mapping[str, Callable[[], object]], settings: Settings = USUAL) -> Samples:
     """Time every variant, alternating.
 
     Each variant is warmed up first; before each block it is called once untimed, so that a block does not pay for what the
@@ -98,16 +111,13 @@ def measure(variants: Mapping[str, Callable[[], object]], settings: Settings = U
     Args:
         variants: what to time, by name.
         settings: how long.
-
-    Returns:
-        For each variant its seconds a call, one figure a round; figures of equal index are of the same round.
     """
     calls = {name: _calls_in_a_block(run, settings.block_seconds) for name, run in variants.items()}
     samples: dict[str, list[float]] = {name: [] for name in variants}
     order = list(variants)
     shuffle = random.Random(settings.seed).shuffle
     start = timer()
-    with _no_garbage_collection():
+    with _no_garbage_collection(), _OtherLoad() as load:
         for number in range(settings.rounds):
             if number >= MIN_ROUNDS and timer() - start > settings.max_seconds:
                 break
@@ -116,7 +126,7 @@ def measure(variants: Mapping[str, Callable[[], object]], settings: Settings = U
                 if calls[name] > 1:  # a call as long as a block fills the caches with its own data
                     variants[name]()
                 samples[name].append(_time(variants[name], calls[name]))
-    return samples
+    return Samples(samples, load.share)
 
 
 def _time(run: Callable[[], object], calls: int) -> float:
@@ -167,7 +177,7 @@ def steady(threads: int | None = None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class OtherLoad:
+class _OtherLoad:
     """How busy everything else kept the processors while this was open: ``share`` of all of them, 0 where it cannot be told.
 
     Two threads of which one waits for its processor take milliseconds for what lasts microseconds, in one variant more than in
@@ -179,7 +189,7 @@ class OtherLoad:
     def __init__(self) -> None:
         self.share = 0.0
 
-    def __enter__(self) -> OtherLoad:
+    def __enter__(self) -> _OtherLoad:
         self._start = self._seconds()
         return self
 

@@ -187,7 +187,7 @@ def benchmark(
 def _print(run: Run, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from ..bench import runs, tables
+    from ..bench import tables
     from ..bench.results import to_json
 
     if as_json:
@@ -197,8 +197,8 @@ def _print(run: Run, as_json: bool) -> None:
         print_table(table.title, table.columns, table.rows, right=[c for c in table.columns if c not in table.left])
     machine = run.machine
     click.echo(f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, ops: {machine['ops']}")
-    if runs.is_disturbed(run):
-        click.echo(f"Warning: other work took {run.settings['other load']}; the figures say little.", err=True)
+    if run.is_disturbed:
+        click.echo(f"Warning: other work took {run.other_load:.0%} of all processors; the figures say little.", err=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,127 @@
+"""Verdicts on numbers whose answer is known; result files, and their pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from torchvision_customizer.bench import plot, results, runs, tables
+from torchvision_customizer.bench.results import ModelCase, ModelResult, OpResult, Run
+from torchvision_customizer.bench.suite import HEADLINE, SUITE, Case, Selection
+
+MACHINE = {
+    "date": "2026-01-01 00:00 UTC",
+    "device": "Test CPU",
+    "threads": "2",
+    "torch": "2.13.0",
+    "ops": "native, avx2",
+    "copy_gb_s": "10.0",
+}
+SELECTION = Selection(shapes=((32, 4, 4), (64, 2, 2)), batches=(1, 8))
+
+
+def op_result(case: Case, fused: float = 1.1, eager: float = 20.0, compiled: float = 5.0) -> OpResult:
+    micro = {"floor": 1.0, "eager": eager, "compile": compiled, "torchscript": eager, "fused": fused}
+    seconds = {name: [value * 1e-6 * (1 + 0.01 * i) for i in range(5)] for name, value in micro.items()}
+    errors = {name: 1e-7 for name in micro if name != "floor"}
+    return OpResult(case=case, bytes=10_000, sets=1, seconds=seconds, errors=errors, other_load=0.01)
+
+
+def model_result(training: bool = False, fused: float = 0.99, layout: str = HEADLINE.layout) -> ModelResult:
+    case = ModelCase(HEADLINE.backbone, HEADLINE.patches, 8, "fp32", layout, training, 224)
+    times = {"unpatched": 1.0, "eager": 1.1, "compile": 0.95, "fused": fused}
+    seconds = {name: [value * 0.1 * (1 + 0.01 * i) for i in range(5)] for name, value in times.items()}
+    return ModelResult(case=case, fused_tails=16, seconds=seconds, differences={"fused": 1e-6}, other_load=0.02)
+
+
+@pytest.fixture
+def run() -> Run:
+    found = tuple(op_result(case) for case in SELECTION.cases())
+    return Run(MACHINE, {"rounds": 5, "block": "5 ms"}, found, (model_result(), model_result(training=True)))
+
+
+def test_ratios_and_bandwidth_of_a_result() -> None:
+    result = op_result(next(SELECTION.cases()), fused=2.0)
+    assert result.ratio("fused", "floor").median == pytest.approx(2.0)
+    assert result.median("floor") == pytest.approx(1.02e-6)
+    assert result.bandwidth() == pytest.approx(10_000 / 2.04e-6 / 1e9)
+    assert model_result().images_per_second("unpatched") == pytest.approx(8 / 0.102)
+
+
+def test_all_is_held_where_all_is_well(run: Run) -> None:
+    found = tables.verdicts(run)
+    assert all(verdict.held for verdict in found)
+    # Floor, eager, compile, and two rules for each shape; the backward has no floor. And two models.
+    assert len(found) == len(SUITE) * 2 * (5 + 4) + 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "missed"),
+    [
+        ({"fused": 1.3}, "fused / floor"),
+        ({"eager": 1.5}, "eager / fused ≥ 1.8, median"),
+        ({"compiled": 1.5}, "compile / fused ≥ 2, median"),
+        ({"eager": 1.05}, "eager / fused ≥ 1, each shape"),
+        ({"compiled": 1.0}, "compile / fused ≥ 0.95, each shape"),
+    ],
+)
+def test_a_bound_that_is_missed_is_named_with_its_number(numbers: dict[str, float], missed: str) -> None:
+    case = Case("squeeze_excite", "forward", (32, 4, 4), 1, "fp32", "nchw")
+    found = [verdict for verdict in tables.op_verdicts([op_result(case, **numbers)]) if not verdict.held]
+    assert any(verdict.asked.startswith(missed) for verdict in found), found
+
+
+def test_one_bad_shape_is_found_among_good_ones() -> None:
+    good = [op_result(case) for case in SELECTION.cases() if case.dtype == "fp32" and case.direction == "forward"]
+    bad = op_result(replace(good[0].case, batch=77), eager=0.5)
+    missed = [verdict for verdict in tables.op_verdicts([*good, bad]) if not verdict.held]
+    assert [verdict.asked for verdict in missed] == ["eager / fused ≥ 1, each shape"]
+    assert missed[0].found == "worst 0.45 at 77×32×4×4 nchw; 1 of 9 below"
+
+
+def test_the_headline_judges_its_own_model_only() -> None:
+    assert [v.held for v in tables.model_verdicts([model_result(fused=1.01), model_result(True, fused=1.04)])] == [False, True]
+    assert tables.model_verdicts([model_result(layout="nchw")]) == []
+
+
+def test_files_hold_what_was_measured(run: Run, tmp_path: Path) -> None:
+    files = runs.save(run, tmp_path / "a" / "machine", "ops", "A title")
+    assert sorted(path.name for path in files) == ["ops.csv", "ops.json", "ops.md", "ops.png"]
+    assert results.read(tmp_path / "a" / "machine" / "ops.json") == run
+    rows = list(csv.DictReader(io.StringIO(results.to_csv(run))))
+    assert len(rows) == sum(len(result.seconds) for result in (*run.ops, *run.models))
+    assert float(rows[0]["median_us"]) == pytest.approx(1.02)
+    page = (tmp_path / "a" / "machine" / "ops.md").read_text()
+    assert page.startswith("# A title")
+    assert "| held |" in page and "![A title](ops.png)" in page and "Test CPU" in page
+
+
+def test_a_file_of_another_version_is_refused(run: Run) -> None:
+    with pytest.raises(ValueError, match="schema 0, this version reads 1"):
+        results.from_json({**results.to_json(run), "schema": 0})
+    json.dumps(results.to_json(run))
+
+
+def test_a_disturbed_run_says_so(run: Run) -> None:
+    assert not run.is_disturbed
+    busy = replace(run, ops=tuple(replace(result, other_load=0.4) for result in run.ops))
+    assert busy.is_disturbed
+    assert "TOO MUCH" in tables.markdown(busy, "t", "p.png")
+
+
+@pytest.mark.parametrize("part", ["ops", "models"])
+def test_a_plot_is_a_picture(run: Run, part: str, tmp_path: Path) -> None:
+    shown = replace(run, models=()) if part == "ops" else replace(run, ops=())
+    plot.draw(shown, tmp_path / "plot.png", "A title")
+    data = (tmp_path / "plot.png").read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 10_000
+
+
+def test_nothing_cannot_be_drawn(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot.draw(replace(run, ops=(), models=()), tmp_path / "plot.png", "A title")
