@@ -49,7 +49,7 @@ def test_a_model_is_compared_with_the_unpatched_one(training: bool) -> None:
     assert found.fused_tails == 8
     assert set(found.seconds) == {"unpatched", "eager", "fused"} | (set() if training else {"torchscript"})
     assert set(found.differences) == set(found.seconds) - {"unpatched", "eager"}
-    assert 0 < found.differences["fused"] < 1e-4
+    assert 0 < found.differences["fused"] < 1e-3
 
 
 def test_check_fails_where_less_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_the_whole_set_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     small = Selection(shapes=((32, 5, 5),), batches=(2,), dtypes=("fp32",), layouts=("nchw",))
     monkeypatch.setattr(runs, "QUICK_SELECTION", small)
     cases = [
-        ModelCase("resnet18", ("layer4=inject:se",), 2, "fp32", "channels_last", training, 32) for training in (False, True)
+        ModelCase("resnet18", ("layer4=inject:se",), 2, "fp32", "channels_last", training, 64) for training in (False, True)
     ]
     monkeypatch.setattr(runs, "headline_cases", lambda training: [cases[training]])
     monkeypatch.setattr("torchvision_customizer.cli.benchmark.BACKBONE", "resnet18")

@@ -18,8 +18,9 @@ from .suite import COMPILED, DTYPES, EAGER, FUSED, LAYOUTS, MODEL_VARIANTS, SCRI
 from .timing import Settings, measure
 
 #: How far logits may lie from those of plain PyTorch, as a share of the largest. Roundings of fifty layers add up: a model in
-#: bfloat16 is itself a few per cent away from its float32 self.
+#: bfloat16 is itself a few per cent away from its float32 self. In training, norms divide by the deviations of small batches.
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}
+TRAINING_TOLERANCES = {"fp32": 1e-3, "bf16": 0.3, "fp16": 0.05}
 
 #: Runs are long: a few dozen of them must do.
 SETTINGS = Settings(rounds=21, max_seconds=60.0)
@@ -121,15 +122,16 @@ def _step(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
 
 def _differences(case: ModelCase, models: dict[str, Callable[[Tensor], Tensor]], x: Tensor) -> dict[str, float]:
     """Largest difference of logits from those in plain PyTorch, as a share of the largest, but for the unpatched model."""
+    limit = (TRAINING_TOLERANCES if case.training else TOLERANCES)[case.dtype]
     expected = models[EAGER](x).detach().double()
     differences = {}
     for name, model in models.items():
         if name in (UNPATCHED, EAGER):
             continue
         differences[name] = float((model(x).detach().double() - expected).abs().max() / expected.abs().max())
-        if not differences[name] <= TOLERANCES[case.dtype]:
+        if not differences[name] <= limit:
             raise DifferentOutputError(
                 f"{case}: the logits of {name} differ by {differences[name]:.2e} of the largest from those in plain PyTorch, "
-                f"allowed are {TOLERANCES[case.dtype]:.0e}"
+                f"allowed are {limit:.0e}"
             )
     return differences
