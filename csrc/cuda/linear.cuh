@@ -10,20 +10,21 @@ namespace tvc::gpu {
 inline constexpr int kTileRows = 4, kTileSamples = 8;
 static_assert(kTileRows * kTileSamples == kWarp);
 
-// Lane i gets the sum over lanes of total[i]: at each step a lane gives away the half whose sums it will not hold.
-template <class A>
+// Lane i gets the sum over lanes of total[i]: at each step a lane gives away the half of the sums that it will not hold.
+template <int half = kWarp / 2, class A>
 __device__ inline A sum_of_lane(A (&total)[kWarp], int lane) {
+  const bool upper = lane & half;
 #pragma unroll
-  for (int half = kWarp / 2; half > 0; half /= 2) {
-    const bool upper = lane & half;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const A given = upper ? total[i] : total[i + half];
-      const A kept = upper ? total[i + half] : total[i];
-      total[i] = kept + __shfl_xor_sync(0xffffffff, given, half);
-    }
+  for (int i = 0; i < half; ++i) {
+    const A given = upper ? total[i] : total[i + half];
+    const A kept = upper ? total[i + half] : total[i];
+    total[i] = kept + __shfl_xor_sync(0xffffffff, given, half);
   }
-  return total[0];
+  if constexpr (half > 1) {
+    return sum_of_lane<half / 2>(total, lane);
+  } else {
+    return total[0];
+  }
 }
 
 // `lanes` threads share a row: a warp, or where rows are long the block.

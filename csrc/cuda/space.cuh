@@ -119,12 +119,12 @@ inline SumPlan plan_sums(const Device& device, const Space& space, bool vectors,
   SumPlan plan{vectors, 1, 4, 1, 1};
   const int64_t width = vectors ? vector : 1;
   if (space.channels_last) {
-    // At least eight positions side by side, where there are so many; and four for each thread before a sample is cut.
+    // At least eight positions side by side, where there are so many; and eight for each thread before a sample is cut.
     const int64_t across = ceil_div(space.channels, width);
     plan.tiles = ceil_div(across, kThreads / std::min<int64_t>(8, space.positions));
     plan.columns = static_cast<int>(ceil_div(across, plan.tiles));
     const int64_t wanted = 4 * device.processors() / (plan.tiles * space.samples);
-    plan.parts = std::clamp<int64_t>(wanted, 1, ceil_div(space.positions, 4 * (kThreads / plan.columns)));
+    plan.parts = std::clamp<int64_t>(wanted, 1, ceil_div(space.positions, 8 * (kThreads / plan.columns)));
     return plan;
   }
   // Eight vectors for a thread of a warp; more threads where the device would not be filled.
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads) sum_rows_kernel(
       for (int64_t i = begin + lane; i < body; i += lanes) {
         add(i);
       }
-#pragma unroll 4
+#pragma unroll Read::kUnroll
       for (int64_t i = body + int64_t{lane} * V; i < tail; i += int64_t{lanes} * V) {
         A v[kSums][V];
         read(i, gate, v);
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kThreads) sum_columns_kernel(
     if (row < rows && channel < channels) {
       const ColumnGate gate{n * channels + channel};
       const int64_t end = positions * (part + 1) / parts;
-#pragma unroll 4
+#pragma unroll Read::kUnroll
       for (int64_t s = positions * part / parts + row; s < end; s += rows) {
         A v[kSums][V];
         read((n * positions + s) * channels + channel, gate, v);
@@ -275,7 +275,8 @@ __global__ void __launch_bounds__(kThreads) sum_columns_kernel(
   }
 }
 
-// Sums over space of kSums functions at once: read(at, gate, v) gives V values of each, A (&v)[kSums][V]. T is what vectors are of.
+// Sums over space of kSums functions at once: read(at, gate, v) gives V values of each, A (&v)[kSums][V], and a thread has
+// Read::kUnroll of them under way. T is what vectors are of.
 template <class T, class Read, int kSums>
 void sum_over_space(
     const Device& device, const SumPlan& plan, const Space& space, const Read& read, const Sums<Acc<T>, kSums>& sums) {
@@ -385,7 +386,9 @@ struct Tile<true> {
 template <int V, bool kChannelsLast, class Visit>
 __global__ void __launch_bounds__(kThreads) visit_kernel(int64_t count, Rows rows, Rows samples, Visit visit) {
   constexpr int64_t kStride = kThreads * V, kTile = kStride * kUnroll;
-  for (int64_t begin = blockIdx.x * kTile; begin < count; begin += gridDim.x * kTile) {
+  // The last tile first: what the sums read last is the likeliest to be in the cache.
+  for (int64_t item = ceil_div(count, kTile) - 1 - blockIdx.x; item >= 0; item -= gridDim.x) {
+    const int64_t begin = item * kTile;
     const Tile<kChannelsLast> tile(rows, samples, begin);
     int64_t local = threadIdx.x * V;
     if (begin + kTile <= count) {

@@ -19,6 +19,8 @@ namespace {
 
 template <class T>
 struct ReadX {
+  static constexpr int kUnroll = 4;
+
   const T* x;
 
   template <int V, class Gate>
@@ -32,8 +34,13 @@ struct ReadX {
   }
 };
 
+// Activations whose slope is not read off their output; the code for them is kept apart, since it needs many registers.
+inline bool is_curved(Activation post) {
+  return post != Activation::None && post != Activation::Relu;
+}
+
 // out = post(x * scale + residual).
-template <class T>
+template <class T, bool curved>
 struct Excite {
   using A = Acc<T>;
 
@@ -69,10 +76,10 @@ struct Excite {
         y[k] += to_acc(in.residual[k]);
       }
     }
-    if (post != Activation::None) {
+    if (curved || post == Activation::Relu) {
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        y[k] = activate(y[k], post);
+        y[k] = activate(y[k], curved ? post : Activation::Relu);
       }
     }
     store_once<V>(out + at, y);
@@ -81,7 +88,7 @@ struct Excite {
 
 // The gradient that reaches x * scale + residual. The slope of relu is read off its output, that of the others from what went
 // into them: x * scale + residual again.
-template <class T>
+template <class T, bool curved>
 struct InnerGradient {
   using A = Acc<T>;
 
@@ -97,13 +104,13 @@ struct InnerGradient {
   template <int V>
   __device__ void read(int64_t at, Inputs<V>& in) const {
     load(grad + at, in.grad);
-    if (post == Activation::Relu) {
-      load(out + at, in.other);
-    } else if (post != Activation::None) {
+    if constexpr (curved) {
       load(x + at, in.other);
       if (residual) {
         load(residual + at, in.residual);
       }
+    } else if (post == Activation::Relu) {
+      load(out + at, in.other);
     }
   }
 
@@ -113,12 +120,7 @@ struct InnerGradient {
     for (int k = 0; k < V; ++k) {
       g[k] = to_acc(in.grad[k]);
     }
-    if (post == Activation::Relu) {
-#pragma unroll
-      for (int k = 0; k < V; ++k) {
-        g[k] = to_acc(in.other[k]) > 0 ? g[k] : A(0);
-      }
-    } else if (post != Activation::None) {
+    if constexpr (curved) {
       A y[V];
       gate.load(scale, y);
 #pragma unroll
@@ -126,21 +128,29 @@ struct InnerGradient {
         y[k] = y[k] * to_acc(in.other[k]) + (residual ? to_acc(in.residual[k]) : A(0));
         g[k] *= slope(y[k], post);
       }
+    } else if (post == Activation::Relu) {
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        g[k] = to_acc(in.other[k]) > 0 ? g[k] : A(0);
+      }
     }
   }
 };
 
-// The products whose sums are the gradients of the scales; with_x: after x itself.
-template <class T, bool with_x>
+// The products whose sums are the gradients of the scales. A slope that needs the scale needs the means before; without it,
+// x is summed in the same pass.
+template <class T, bool curved>
 struct ReadProduct {
+  static constexpr int kUnroll = 2, kSums = curved ? 1 : 2;
+
   const T* x;
-  InnerGradient<T> inner;
+  InnerGradient<T, curved> inner;
 
   template <int V, class Gate>
-  __device__ void operator()(int64_t at, const Gate& gate, Acc<T> (&v)[with_x ? 2 : 1][V]) const {
+  __device__ void operator()(int64_t at, const Gate& gate, Acc<T> (&v)[kSums][V]) const {
     T raw[V];
     load(x + at, raw);
-    typename InnerGradient<T>::template Inputs<V> in;
+    typename InnerGradient<T, curved>::template Inputs<V> in;
     inner.read(at, in);
     Acc<T> g[V];
     inner.of(in, gate, g);
@@ -148,22 +158,22 @@ struct ReadProduct {
     for (int k = 0; k < V; ++k) {
       const Acc<T> value = to_acc(raw[k]);
       v[0][k] = value;
-      v[with_x][k] = value * g[k];
+      v[kSums - 1][k] = value * g[k];
     }
   }
 };
 
 // grad_x = gradient * scale + shift, grad_residual = gradient.
-template <class T>
+template <class T, bool curved>
 struct ExciteBackward {
   using A = Acc<T>;
 
-  InnerGradient<T> inner;
+  InnerGradient<T, curved> inner;
   const A* shift;
   T *grad_x, *grad_residual;
 
   template <int V>
-  using Inputs = typename InnerGradient<T>::template Inputs<V>;
+  using Inputs = typename InnerGradient<T, curved>::template Inputs<V>;
 
   template <int V>
   __device__ void read(int64_t at, Inputs<V>& in) const {
@@ -285,20 +295,25 @@ class SqueezeExcite {
       const int64_t at = begin * space.size();
       means<1>(plan, space, ReadX<T>{x_ + at}, sums, mean, nullptr);
       gates(space, mean, nullptr, hidden, scale);
-      visit_all<T>(
-          device_, "excite", space, vectors, Excite<T>{x_ + at, offset(residual_, at), scale, out + at, t_.post});
+      with_bool(is_curved(t_.post), [&](auto curved) {
+        visit_all<T>(
+            device_, "excite", space, vectors, Excite<T, curved>{x_ + at, offset(residual_, at), scale, out + at, t_.post});
+      });
     }
   }
 
   void backward(SqueezeExciteGradients& g) const {
+    with_bool(is_curved(t_.post), [&](auto curved) { backward_of<curved>(g); });
+  }
+
+ private:
+  template <bool curved>
+  void backward_of(SqueezeExciteGradients& g) const {
     const T *const grad = data<T>(g.grad), *const out = data<T>(g.out);
     T* const grad_x = static_cast<T*>(g.x.mutable_data_ptr());
     T* const grad_residual = g.residual.numel() ? static_cast<T*>(g.residual.mutable_data_ptr()) : nullptr;
-    // Other slopes than relu's need the scale, so the means come in a pass of their own.
-    const bool needs_input = t_.post != Activation::None && t_.post != Activation::Relu;
-
     const bool vectors = fits_vectors<T>(space_, {x_, residual_, grad, out, grad_x, grad_residual});
-    Space space = group(t_.post == Activation::None ? 2 : needs_input && residual_ ? 4 : 3);
+    Space space = group(2 + (t_.post != Activation::None) + (curved && residual_));
     const SumPlan plan = plan_sums(device_, space, vectors, kVector<T>);
     const int64_t c = space.samples * space.channels, r = space.samples * reduced_;
     const Scratch<A, 5> scratch(t_.x, {parts_size(plan, c), plan.parts * c, c, c, r});
@@ -311,14 +326,15 @@ class SqueezeExcite {
       A *const hidden = static_cast<A*>(g.hidden.mutable_data_ptr()) + at_reduced;
       A *const grad_gate = static_cast<A*>(g.grad_gate.mutable_data_ptr()) + at_channels;
       A *const grad_act = static_cast<A*>(g.grad_act.mutable_data_ptr()) + at_reduced;
-      const InnerGradient<T> inner{grad + at, offset(out, at), x_ + at, offset(residual_, at), scale, t_.post};
+      const InnerGradient<T, curved> inner{grad + at, offset(out, at), x_ + at, offset(residual_, at), scale, t_.post};
+      const ReadProduct<T, curved> product{x_ + at, inner};
 
-      if (needs_input) {
+      if constexpr (curved) {
         means<1>(plan, space, ReadX<T>{x_ + at}, sums, mean, nullptr);
         gates(space, mean, before_act, hidden, scale);
-        sum_over_space<T>(device_, plan, space, ReadProduct<T, false>{x_ + at, inner}, Sums<A, 1>{{products}, {A(1)}});
+        sum_over_space<T>(device_, plan, space, product, Sums<A, 1>{{products}, {A(1)}});
       } else {
-        means<2>(plan, space, ReadProduct<T, true>{x_ + at, inner}, sums, mean, products);
+        means<2>(plan, space, product, sums, mean, products);
         gates(space, mean, before_act, hidden, scale);
       }
       add_parts(device_, space, plan.parts, products, WriteGradGate<A>{t_.gate, scale, grad_gate});
@@ -329,11 +345,10 @@ class SqueezeExcite {
           device_, grad_act, space.samples, data<W>(t_.w1), reduced_, space.channels, WriteShift<A>{share(), shift});
       visit_all<T>(
           device_, "excite_backward", space, vectors,
-          ExciteBackward<T>{inner, shift, grad_x + at, offset(grad_residual, at)});
+          ExciteBackward<T, curved>{inner, shift, grad_x + at, offset(grad_residual, at)});
     }
   }
 
- private:
   // The samples of a group, of which `tensors` tensors are read twice.
   Space group(int64_t tensors) const {
     Space space = space_;
