@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
 from .. import ops
@@ -37,8 +39,35 @@ class Inputs:
         return [self.x] if self.residual is None else [self.x, self.residual]
 
 
-def run_case(case: Case, settings: Settings = USUAL, variants: Iterable[str] = VARIANTS, device: str = "cpu") -> OpResult:
-    """Check and time one case.
+@dataclass(frozen=True)
+class Prepared:
+    """A case that was checked and can be timed; call its ``calls`` within :func:`conditions` of the case.
+
+    Attributes:
+        calls: for each variant one call of it.
+        errors: for each variant its largest difference from float64, as a share of the largest value.
+        bytes: the least that a call must move.
+        sets: how many sets of activations calls rotate among.
+    """
+
+    calls: dict[str, Callable[[], object]]
+    errors: dict[str, float]
+    bytes: int
+    sets: int
+
+
+@contextlib.contextmanager
+def conditions(case: Case) -> Iterator[None]:
+    """What holds while a case is prepared and timed: no autograd for a forward, and a compiled graph that can run twice."""
+    backward = case.direction == "backward"
+    with torch.set_grad_enabled(backward), functorch_config.patch(donated_buffer=False), warnings.catch_warnings():
+        # TorchScript is on its way out of torch, and measured here as long as it is there.
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        yield
+
+
+def prepare(case: Case, variants: Iterable[str] = VARIANTS, device: str = "cpu") -> Prepared:
+    """Check a case against float64, and make what is to be timed.
 
     Forward is timed without autograd. Backward is ``torch.autograd.grad`` of a forward that ran before and whose graph is
     kept, for a dense random gradient in the layout of ``x``: all inputs and weights get a gradient, freshly allocated.
@@ -49,7 +78,6 @@ def run_case(case: Case, settings: Settings = USUAL, variants: Iterable[str] = V
 
     Args:
         case: what to measure.
-        settings: how long.
         variants: which to measure, of ``suite.VARIANTS``.
         device: ``cpu`` or ``cuda``.
 
@@ -62,27 +90,31 @@ def run_case(case: Case, settings: Settings = USUAL, variants: Iterable[str] = V
     first = _inputs(case, entry, generator, device, backward)
     plain = _plain(case, entry, generator, device)
     wanted = [name for name in VARIANTS if name in variants and not (backward and name == SCRIPTED)]
-    with torch.set_grad_enabled(backward), torch._functorch.config.patch(donated_buffer=False), warnings.catch_warnings():
-        # TorchScript is on its way out of torch, and measured here as long as it is there.
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        forwards = {name: _forward(name, entry, plain) for name in wanted if name != FLOOR}
-        errors = _errors(case, entry, plain, forwards, first)
-        sets = [first, *(_inputs(case, entry, generator, device, backward) for _ in range(_sets(case, first) - 1))]
-        turn = itertools.cycle(range(len(sets)))
-        calls: dict[str, Callable[[], object]] = {}
-        for name in wanted:
-            if name == FLOOR:
-                calls[name] = _floor_call(case, entry, sets, turn)
-            elif backward:
-                calls[name] = _backward_call(forwards[name], list(plain.parameters()), sets, turn)
-            else:
-                calls[name] = _forward_call(forwards[name], sets, turn)
-        found = measure(calls, settings)
+    forwards = {name: _forward(name, entry, plain) for name in wanted if name != FLOOR}
+    errors = _errors(case, entry, plain, forwards, first)
+    sets = [first, *(_inputs(case, entry, generator, device, backward) for _ in range(_sets(case, first) - 1))]
+    turn = itertools.cycle(range(len(sets)))  # one for all variants: none finds what the one before it left in the cache
+    calls: dict[str, Callable[[], object]] = {}
+    for name in wanted:
+        if name == FLOOR:
+            calls[name] = _floor_call(case, entry, sets, turn)
+        elif backward:
+            calls[name] = _backward_call(forwards[name], list(plain.parameters()), sets, turn)
+        else:
+            calls[name] = _forward_call(forwards[name], sets, turn)
+    return Prepared(calls, errors, _bytes_moved(case, entry, plain, first), len(sets))
+
+
+def run_case(case: Case, settings: Settings = USUAL, variants: Iterable[str] = VARIANTS, device: str = "cpu") -> OpResult:
+    """Check and time one case, its variants alternating; arguments and errors as for :func:`prepare`."""
+    with conditions(case):
+        prepared = prepare(case, variants, device)
+        found = measure(prepared.calls, settings)
     return OpResult(
         case=case,
-        bytes=_bytes_moved(case, entry, plain, first),
-        sets=len(sets),
-        errors=errors,
+        bytes=prepared.bytes,
+        sets=prepared.sets,
+        errors=prepared.errors,
         seconds=found.seconds,
         other_load=found.other_load,
     )
