@@ -23,7 +23,7 @@ COLOURS = {
 }
 MARKERS = {EAGER: "s", COMPILED: "^", SCRIPTED: "D", FUSED: "o"}
 LABELS = {EAGER: "plain PyTorch", COMPILED: "torch.compile", SCRIPTED: "TorchScript", FUSED: "fused"}
-MODEL_LABELS = {EAGER: "plain PyTorch", COMPILED: "torch.compile", SCRIPTED: "fused, TorchScript", FUSED: "fused"}
+MODEL_LABELS = {EAGER: "plain PyTorch", COMPILED: "torch.compile", FUSED: "fused", SCRIPTED: "fused, frozen TorchScript"}
 _DOTS = 150
 
 

@@ -20,7 +20,7 @@ BATCHES = (1, 8, 32)
 FLOOR, UNPATCHED, EAGER, COMPILED, SCRIPTED, FUSED = "floor", "unpatched", "eager", "compile", "torchscript", "fused"
 #: What is compared of an op, and of a model.
 VARIANTS = (FLOOR, EAGER, COMPILED, SCRIPTED, FUSED)
-MODEL_VARIANTS = (UNPATCHED, EAGER, COMPILED, SCRIPTED, FUSED)
+MODEL_VARIANTS = (UNPATCHED, EAGER, COMPILED, FUSED, SCRIPTED)
 
 #: Channels × height × width of the activations that end ResNet-50's four stages.
 RESNET50 = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
