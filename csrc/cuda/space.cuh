@@ -331,17 +331,11 @@ struct Rows {
   // From a place at `column` of `row`, by less than kMaxTile.
   __device__ void advance(int64_t by, int64_t& row, int64_t& column) const {
     column += by;
-    if (size >= kMaxTile) {
-      if (column >= size) {
-        column -= size;
-        ++row;
-      }
-    } else {
-      // Both sides are below 2^13, so the rounded-up inverse gives the exact quotient.
-      const auto rows = static_cast<int64_t>(static_cast<uint64_t>(column) * inverse >> 32);
-      row += rows;
-      column -= rows * size;
-    }
+    // In rows shorter than a tile both sides are below 2^13, so the rounded-up inverse gives the exact quotient.
+    const int64_t rows =
+        size < kMaxTile ? static_cast<int64_t>(static_cast<uint64_t>(column) * inverse >> 32) : column >= size;
+    row += rows;
+    column -= rows * size;
   }
 
   int64_t size;

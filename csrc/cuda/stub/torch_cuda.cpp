@@ -1,4 +1,5 @@
-// A stand-in for libtorch_cuda.so, so that libtvc_ops_cuda can be linked beside a CPU-only torch. It is never installed or loaded.
+// A stand-in for libtorch_cuda.so, so that libtvc_ops_cuda can be linked beside a CPU-only torch. It is never installed or
+// loaded.
 
 #include <cstdint>
 
