@@ -28,19 +28,32 @@ template <class... Parts>
 
 inline const char* name_of(ScalarType type) {
   switch (type) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::Half: return "float16";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Short: return "int16";
-    case ScalarType::Char: return "int8";
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Bool: return "bool";
-    case ScalarType::ComplexFloat: return "complex64";
-    case ScalarType::ComplexDouble: return "complex128";
-    default: return "a type that is no float";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
+    default:
+      return "a type that is no float";
   }
 }
 
@@ -91,8 +104,10 @@ inline void check_activation(const char* op, const Tensor& x) {
     case ScalarType::Float:
     case ScalarType::Double:
     case ScalarType::Half:
-    case ScalarType::BFloat16: return;
-    default: fail(op, "x must be float32, float64, float16 or bfloat16, got ", name_of(x.scalar_type()));
+    case ScalarType::BFloat16:
+      return;
+    default:
+      fail(op, "x must be float32, float64, float16 or bfloat16, got ", name_of(x.scalar_type()));
   }
 }
 
@@ -103,13 +118,8 @@ struct Extent {
 };
 inline constexpr int64_t kAny = -1;
 
-inline void check_tensor(
-    const char* op,
-    const char* argument,
-    const Tensor& t,
-    const Tensor& x,
-    std::initializer_list<Extent> shape,
-    std::initializer_list<ScalarType> types) {
+inline void check_tensor(const char* op, const char* argument, const Tensor& t, const Tensor& x,
+                         std::initializer_list<Extent> shape, std::initializer_list<ScalarType> types) {
   bool fits = t.dim() == static_cast<int64_t>(shape.size());
   std::ostringstream expected;
   int64_t d = 0;
@@ -140,13 +150,8 @@ inline void check_tensor(
   fail(op, argument, " must be ", allowed, " for x of ", name_of(x.scalar_type()), ", got ", name_of(t.scalar_type()));
 }
 
-inline void check_tensor(
-    const char* op,
-    const char* argument,
-    const std::optional<Tensor>& t,
-    const Tensor& x,
-    std::initializer_list<Extent> shape,
-    std::initializer_list<ScalarType> types) {
+inline void check_tensor(const char* op, const char* argument, const std::optional<Tensor>& t, const Tensor& x,
+                         std::initializer_list<Extent> shape, std::initializer_list<ScalarType> types) {
   if (t) {
     check_tensor(op, argument, *t, x, shape, types);
   }

@@ -18,7 +18,8 @@ struct Extents {
   bool channels_last;
 };
 
-// Dense in the order: batch, then (channels_last) space and channels, or channels and space. Dimensions of size 1 have no stride.
+// Dense in the order: batch, then (channels_last) space and channels, or channels and space. Dimensions of size 1 have no
+// stride.
 inline bool is_dense(const Tensor& x, bool channels_last) {
   int64_t expected = 1;
   const int64_t last = x.dim() - 1;
@@ -38,17 +39,20 @@ inline bool is_dense(const Tensor& x, bool channels_last) {
   return true;
 }
 
+// t itself where it is contiguous: a call of the dispatcher costs a microsecond even where it does nothing.
+inline Tensor packed(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
 // x itself where it is dense in one of the two orders; else a copy in the order that is nearer to its strides.
 inline Tensor dense(const Tensor& x) {
   if (x.numel() == 0 || is_dense(x, false) || is_dense(x, true)) {
     return x;
   }
   const bool channels_last = (x.dim() == 4 || x.dim() == 5) && x.stride(1) < x.stride(x.dim() - 1);
-  return torch::stable::contiguous(
-      x,
-      !channels_last   ? MemoryFormat::Contiguous
-      : x.dim() == 4 ? MemoryFormat::ChannelsLast
-                     : MemoryFormat::ChannelsLast3d);
+  return torch::stable::contiguous(x, !channels_last ? MemoryFormat::Contiguous
+                                      : x.dim() == 4 ? MemoryFormat::ChannelsLast
+                                                     : MemoryFormat::ChannelsLast3d);
 }
 
 // Extents of a dense x.

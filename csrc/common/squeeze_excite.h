@@ -15,10 +15,9 @@ inline constexpr const char* kSqueezeExciteBackward = "_squeeze_excite_backward"
 
 // The arguments, checked, dense, and in the layout of x.
 struct SqueezeExciteTensors {
-  SqueezeExciteTensors(
-      const char* op, const Tensor& x_, const Tensor& w1_, const std::optional<Tensor>& b1_, const Tensor& w2_,
-      const std::optional<Tensor>& b2_, const std::string& act_, const std::string& gate_,
-      const std::optional<Tensor>& residual_, const std::string& post_) {
+  SqueezeExciteTensors(const char* op, const Tensor& x_, const Tensor& w1_, const std::optional<Tensor>& b1_, const Tensor& w2_,
+                       const std::optional<Tensor>& b2_, const std::string& act_, const std::string& gate_,
+                       const std::optional<Tensor>& residual_, const std::string& post_) {
     check_activation(op, x_);
     act = activation(op, "act", act_);
     gate = gate_option(op, gate_);
@@ -33,13 +32,13 @@ struct SqueezeExciteTensors {
     check_like(op, "residual", residual_, x_);
 
     x = dense(x_);
-    w1 = torch::stable::contiguous(w1_);
-    w2 = torch::stable::contiguous(w2_);
+    w1 = packed(w1_);
+    w2 = packed(w2_);
     if (b1_) {
-      b1 = torch::stable::contiguous(*b1_);
+      b1 = packed(*b1_);
     }
     if (b2_) {
-      b2 = torch::stable::contiguous(*b2_);
+      b2 = packed(*b2_);
     }
     if (residual_) {
       residual = with_layout_of(*residual_, x);
@@ -54,8 +53,8 @@ struct SqueezeExciteTensors {
 
 // What the backward writes. The kernel fills x, residual, mean, hidden, grad_gate and grad_act; finish() makes the rest.
 struct SqueezeExciteGradients {
-  SqueezeExciteGradients(
-      const SqueezeExciteTensors& t, const Tensor& grad_, const std::optional<Tensor>& out_, bool residual_grad) {
+  SqueezeExciteGradients(const SqueezeExciteTensors& t, const Tensor& grad_, const std::optional<Tensor>& out_,
+                         bool residual_grad) {
     check_like(kSqueezeExciteBackward, "grad", grad_, t.x);
     check_like(kSqueezeExciteBackward, "out", out_, t.x);
     if (t.post == Activation::Relu && !out_) {
@@ -82,20 +81,18 @@ struct SqueezeExciteGradients {
 
   std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> finish(const SqueezeExciteTensors& t) const {
     const auto product = [&](const Tensor& a, const Tensor& b) {
-      return torch::stable::to(
-          torch::stable::matmul(torch::stable::transpose(a, 0, 1), b), t.w1.scalar_type());
+      return torch::stable::to(torch::stable::matmul(torch::stable::transpose(a, 0, 1), b), t.w1.scalar_type());
     };
     const auto column_sum = [&](const Tensor& a) {
       const int64_t samples[] = {0};
       return torch::stable::sum(a, torch::headeronly::IntHeaderOnlyArrayRef(samples, 1), false, t.w1.scalar_type());
     };
-    return {
-        x,
-        product(grad_act, mean),
-        t.b1 ? column_sum(grad_act) : nothing(t),
-        product(grad_gate, hidden),
-        t.b2 ? column_sum(grad_gate) : nothing(t),
-        residual};
+    return {x,
+            product(grad_act, mean),
+            t.b1 ? column_sum(grad_act) : nothing(t),
+            product(grad_gate, hidden),
+            t.b2 ? column_sum(grad_gate) : nothing(t),
+            residual};
   }
 
   static Tensor nothing(const SqueezeExciteTensors& t) {

@@ -6,11 +6,8 @@
 
 // 2.12: tags on a schema. Weak, so that the library loads on 2.10 and 2.11 too, where ops stay untagged.
 extern "C" {
-__attribute__((weak)) AOTITorchError torch_library_def_with_tags(
-    TorchLibraryHandle library,
-    const char* schema,
-    const int32_t* tags,
-    int32_t num_tags);
+__attribute__((weak)) AOTITorchError torch_library_def_with_tags(TorchLibraryHandle library, const char* schema,
+                                                                 const int32_t* tags, int32_t num_tags);
 __attribute__((weak)) int32_t torch_tag_flexible_layout();
 __attribute__((weak)) int32_t torch_tag_pt2_compliant_tag();
 }
@@ -45,7 +42,7 @@ class Schemas {
 
 }  // namespace tvc
 
-#define TVC_SCHEMAS(m)                                                       \
-  static void tvc_define_schemas(tvc::Schemas&);                             \
-  static tvc::Schemas tvc_schemas(tvc_define_schemas, __FILE__, __LINE__);   \
+#define TVC_SCHEMAS(m)                                                     \
+  static void tvc_define_schemas(tvc::Schemas&);                           \
+  static tvc::Schemas tvc_schemas(tvc_define_schemas, __FILE__, __LINE__); \
   static void tvc_define_schemas(tvc::Schemas& m)

@@ -15,10 +15,14 @@ template <class F>
 inline void with_type(torch::headeronly::ScalarType type, const F& f) {
   using torch::headeronly::ScalarType;
   switch (type) {
-    case ScalarType::Double: return f(double{});
-    case ScalarType::Half: return f(half{});
-    case ScalarType::BFloat16: return f(bfloat16{});
-    default: return f(float{});  // the op has checked: nothing else comes here
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::Half:
+      return f(half{});
+    case ScalarType::BFloat16:
+      return f(bfloat16{});
+    default:
+      return f(float{});  // the op has checked: nothing else comes here
   }
 }
 
@@ -33,23 +37,36 @@ inline void with_bool(bool value, const F& f) {
 
 // Declares kernel `name` in every instruction set's namespace, and tvc::name(args), which calls the one in use.
 #if defined(__x86_64__)
-#define TVC_KERNEL(name, Args)                      \
-  namespace tvc {                                   \
-  namespace baseline { void name(const Args&); }    \
-  namespace avx2 { void name(const Args&); }        \
-  namespace avx512 { void name(const Args&); }      \
-  inline void name(const Args& args) {              \
-    switch (instruction_set()) {                    \
-      case InstructionSet::Avx512: return avx512::name(args); \
-      case InstructionSet::Avx2: return avx2::name(args);     \
-      default: return baseline::name(args);         \
-    }                                               \
-  }                                                 \
+#define TVC_KERNEL(name, Args)         \
+  namespace tvc {                      \
+  namespace baseline {                 \
+  void name(const Args&);              \
+  }                                    \
+  namespace avx2 {                     \
+  void name(const Args&);              \
+  }                                    \
+  namespace avx512 {                   \
+  void name(const Args&);              \
+  }                                    \
+  inline void name(const Args& args) { \
+    switch (instruction_set()) {       \
+      case InstructionSet::Avx512:     \
+        return avx512::name(args);     \
+      case InstructionSet::Avx2:       \
+        return avx2::name(args);       \
+      default:                         \
+        return baseline::name(args);   \
+    }                                  \
+  }                                    \
   }
 #else
-#define TVC_KERNEL(name, Args)                      \
-  namespace tvc {                                   \
-  namespace baseline { void name(const Args&); }    \
-  inline void name(const Args& args) { baseline::name(args); } \
+#define TVC_KERNEL(name, Args)         \
+  namespace tvc {                      \
+  namespace baseline {                 \
+  void name(const Args&);              \
+  }                                    \
+  inline void name(const Args& args) { \
+    baseline::name(args);              \
+  }                                    \
   }
 #endif

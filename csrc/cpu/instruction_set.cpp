@@ -32,9 +32,12 @@ InstructionSet instruction_set() {
 
 const char* instruction_set_name() {
   switch (instruction_set()) {
-    case InstructionSet::Avx512: return "avx512";
-    case InstructionSet::Avx2: return "avx2";
-    default: return "baseline";
+    case InstructionSet::Avx512:
+      return "avx512";
+    case InstructionSet::Avx2:
+      return "avx2";
+    default:
+      return "baseline";
   }
 }
 

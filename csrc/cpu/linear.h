@@ -15,32 +15,38 @@ inline constexpr int kTileSamples = 2, kTileRows = 4;
 #endif
 
 template <int kSamples, int kRows, class A, class W>
-inline void dot_tile(
-    const A* in, const W* weight, const W* bias, int64_t inner, A* out, int64_t out_stride, int64_t row) {
+inline void dot_tile(const A* in, const W* weight, const W* bias, int64_t inner, A* out, int64_t out_stride, int64_t row) {
   constexpr int L = kLanes<A>;
   Vec<A> total[kSamples][kRows] = {};
   int64_t k = 0;
   for (; k + L <= inner; k += L) {
     Vec<A> x[kSamples];
+    TVC_UNROLL
     for (int i = 0; i < kSamples; ++i) {
       x[i] = load(in + i * inner + k);
     }
+    TVC_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec<A> w = load(weight + (row + r) * inner + k);
+      TVC_UNROLL
       for (int i = 0; i < kSamples; ++i) {
         total[i][r] += x[i] * w;
       }
     }
   }
   if (const int rest = static_cast<int>(inner - k)) {
+    TVC_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec<A> w = load(weight + (row + r) * inner + k, rest);
+      TVC_UNROLL
       for (int i = 0; i < kSamples; ++i) {
         total[i][r] += load(in + i * inner + k, rest) * w;
       }
     }
   }
+  TVC_UNROLL
   for (int i = 0; i < kSamples; ++i) {
+    TVC_UNROLL
     for (int r = 0; r < kRows; ++r) {
       out[i * out_stride + row + r] = sum(total[i][r]) + (bias ? to_acc(bias[row + r]) : A(0));
     }
@@ -49,9 +55,8 @@ inline void dot_tile(
 
 // out[n][row] = sum_k in[n][k] * weight[row][k] + bias[row], rows begin to end; in (samples, inner), out (samples, rows).
 template <class A, class W>
-void linear(
-    const A* in, int64_t samples, const W* weight, const W* bias, int64_t rows, int64_t inner, A* out, int64_t begin,
-    int64_t end) {
+void linear(const A* in, int64_t samples, const W* weight, const W* bias, int64_t rows, int64_t inner, A* out, int64_t begin,
+            int64_t end) {
   auto row_tiles = [&](auto rows_in_tile, int64_t row) {
     constexpr int kRows = decltype(rows_in_tile)::value;
     int64_t n = 0;
@@ -73,26 +78,31 @@ void linear(
 
 // out[n][k] = sum_row in[n][row] * weight[row][k], columns begin to end; in (samples, rows), out (samples, columns).
 template <class A, class W>
-void linear_transposed(
-    const A* in, int64_t samples, const W* weight, int64_t rows, int64_t columns, A* out, int64_t begin, int64_t end) {
+void linear_transposed(const A* in, int64_t samples, const W* weight, int64_t rows, int64_t columns, A* out, int64_t begin,
+                       int64_t end) {
   constexpr int L = kLanes<A>;
   auto tile = [&](auto samples_in_tile, auto vectors_in_tile, int64_t n, int64_t k, int rest) {
     constexpr int kSamples = decltype(samples_in_tile)::value, kVectors = decltype(vectors_in_tile)::value;
     Vec<A> total[kSamples][kVectors] = {};
     for (int64_t row = 0; row < rows; ++row) {
       Vec<A> w[kVectors];
+      TVC_UNROLL
       for (int v = 0; v < kVectors; ++v) {
         const W* p = weight + row * columns + k + v * L;
         w[v] = rest ? load(p, rest) : load(p);
       }
+      TVC_UNROLL
       for (int i = 0; i < kSamples; ++i) {
         const Vec<A> x = splat(in[(n + i) * rows + row]);
+        TVC_UNROLL
         for (int v = 0; v < kVectors; ++v) {
           total[i][v] += x * w[v];
         }
       }
     }
+    TVC_UNROLL
     for (int i = 0; i < kSamples; ++i) {
+      TVC_UNROLL
       for (int v = 0; v < kVectors; ++v) {
         A* p = out + (n + i) * columns + k + v * L;
         rest ? store(p, total[i][v], rest) : store(p, total[i][v]);

@@ -60,9 +60,17 @@ struct Schedule {
   int64_t weight_bytes;  // read once for each group of samples
   int64_t max_parts;     // into how many parts a sample can be cut
 
-  // Whether each thread takes samples of its own: always, unless there are too few to give each thread the same share.
+  // Whether each thread takes samples of its own. All share each group of samples where there are too few to give each thread
+  // the same number, and where weights outweigh samples, so that each thread reads only its share of them.
   bool own_samples() const {
-    return threads() == 1 || samples >= 4 * threads() || samples % threads() == 0;
+    return threads() == 1 || (weight_bytes <= sample_bytes && (samples >= 4 * threads() || samples % threads() == 0));
+  }
+  // Samples in a group: what fills about half of a level-2 cache, or, where weights outweigh samples or a group costs a meeting
+  // of all threads, what a last-level cache holds.
+  int64_t group() const {
+    const bool large = weight_bytes > sample_bytes || !own_samples();
+    const int64_t bytes = large ? std::max(int64_t{1} << 22, weight_bytes) : int64_t{1} << 19;
+    return std::max<int64_t>(1, bytes / std::max<int64_t>(sample_bytes, 1));
   }
   // An upper bound of the parts that share a sample.
   int64_t parts() const {
@@ -70,15 +78,11 @@ struct Schedule {
   }
 };
 
-// Runs, for groups of samples, first(begin, end, part), then middle(begin, end, split, parts), then second(begin, end, part): what
-// `first` reads, `second` finds in cache. With enough samples each thread takes groups of its own; with few, all
-// threads share each group.
+// Runs, for groups of samples, first(begin, end, part), then middle(begin, end, split, parts), then second(begin, end, part):
+// what `first` reads, `second` finds in cache.
 template <class First, class Middle, class Second>
 void two_passes(const Schedule& schedule, const First& first, const Middle& middle, const Second& second) {
-  const int64_t n = schedule.samples;
-  // A group fills about half of a level-2 cache, and is large enough that the weights, read once for it, do not dominate.
-  const int64_t group_bytes = std::max<int64_t>(int64_t{1} << 19, schedule.weight_bytes);
-  const int64_t group = std::max<int64_t>(1, group_bytes / std::max<int64_t>(schedule.sample_bytes, 1));
+  const int64_t n = schedule.samples, group = schedule.group();
   if (schedule.own_samples()) {
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(schedule.sample_bytes, 1));
     parallel_for(n, grain, [&](int64_t begin, int64_t end) {
@@ -92,9 +96,8 @@ void two_passes(const Schedule& schedule, const First& first, const Middle& midd
     });
     return;
   }
-  const int64_t group_shared = std::min(n, group);
-  for (int64_t b = 0; b < n; b += group_shared) {
-    const int64_t e = std::min(n, b + group_shared);
+  for (int64_t b = 0; b < n; b += group) {
+    const int64_t e = std::min(n, b + group);
     const int64_t parts = std::max<int64_t>(1, std::min(schedule.parts(), (e - b) * schedule.sample_bytes / 32768));
     auto spread = [&](const auto& pass) {
       parallel_for(parts, 1, [&](int64_t i, int64_t j) {

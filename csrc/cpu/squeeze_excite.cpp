@@ -34,17 +34,16 @@ namespace TVC_ISA {
 template <class A>
 using Buffer = std::unique_ptr<A[]>;
 
+enum class Post { None, Relu, Other };
+
 template <class T, class W>
 struct Excite {
   using A = Acc<T>;
 
   const SqueezeExcite& args;
   Space space{args.channels, args.positions, args.channels_last};
-  Schedule schedule{
-      args.samples,
-      space.size() * static_cast<int64_t>(sizeof(T)),
-      2 * args.reduced * args.channels * static_cast<int64_t>(sizeof(W)),
-      space.max_parts()};
+  Schedule schedule{args.samples, space.size() * static_cast<int64_t>(sizeof(T)),
+                    2 * args.reduced * args.channels * static_cast<int64_t>(sizeof(W)), space.max_parts()};
   int64_t sum_stride = space.partial_rows(schedule.parts()) * args.channels;  // of one sample
 
   // means = sums / S of samples begin to end.
@@ -61,15 +60,15 @@ struct Excite {
   void gates(int64_t begin, int64_t end, const Split& split, const A* mean, A* before_act, A* hidden, A* scale) const {
     const int64_t C = args.channels, R = args.reduced, n = end - begin;
     split(R, n * C, [&](int64_t i, int64_t j) {
-      linear(mean + begin * C, n, static_cast<const W*>(args.w1), static_cast<const W*>(args.b1), R, C,
-             before_act + begin * R, i, j);
+      linear(mean + begin * C, n, static_cast<const W*>(args.w1), static_cast<const W*>(args.b1), R, C, before_act + begin * R,
+             i, j);
       for (int64_t s = begin; s < end; ++s) {
         map(j - i, hidden + s * R + i, [&](Vec<A> v) { return activate<A>(v, args.act); }, before_act + s * R + i);
       }
     });
     split(C, n * R, [&](int64_t i, int64_t j) {
-      linear(hidden + begin * R, n, static_cast<const W*>(args.w2), static_cast<const W*>(args.b2), C, R,
-             scale + begin * C, i, j);
+      linear(hidden + begin * R, n, static_cast<const W*>(args.w2), static_cast<const W*>(args.b2), C, R, scale + begin * C, i,
+             j);
       for (int64_t s = begin; s < end; ++s) {
         map(j - i, scale + s * C + i, [&](Vec<A> v) { return gate_of<A>(v, args.gate); }, scale + s * C + i);
       }
@@ -81,42 +80,53 @@ struct Excite {
     Buffer<A> sums(new A[args.samples * sum_stride]), mean(new A[args.samples * C]), scale(new A[args.samples * C]);
     Buffer<A> hidden(new A[args.samples * args.reduced]);
     with_bool(args.residual != nullptr, [&](auto has_residual) {
-      with_bool(args.post == Activation::Relu, [&](auto is_relu) {
-        with_bool(args.post == Activation::None, [&](auto is_none) {
-          two_passes(
-              schedule,
-              [&](int64_t begin, int64_t end, Part part) {
-                for (int64_t n = begin; n < end; ++n) {
-                  sum(n, part, sums.get());
-                }
-              },
-              [&](int64_t begin, int64_t end, auto split, int64_t parts) {
-                means(begin, end, parts, sums.get(), mean.get());
-                gates(begin, end, split, mean.get(), hidden.get(), hidden.get(), scale.get());
-              },
-              [&](int64_t begin, int64_t end, Part part) {
-                for (int64_t n = begin; n < end; ++n) {
-                  const T* x = static_cast<const T*>(args.x) + n * space.size();
-                  const T* residual = static_cast<const T*>(args.residual) + (has_residual ? n * space.size() : 0);
-                  T* out = static_cast<T*>(args.out) + n * space.size();
-                  const A* const gate[] = {scale.get() + n * C};
-                  for_each_vector<1, A>(space, part, gate, [&](int64_t at, const Vec<A>(&s)[1], auto... lanes) {
-                    Vec<A> y = load(x + at, lanes...) * s[0];
-                    if constexpr (has_residual) {
-                      y += load(residual + at, lanes...);
-                    }
-                    if constexpr (is_relu) {
-                      y = activate<A>(y, Activation::Relu);
-                    } else if constexpr (!is_none) {
-                      y = activate<A>(y, args.post);
-                    }
-                    store(out + at, y, lanes...);
-                  });
-                }
-              });
-        });
+      with_post([&](auto post) {
+        two_passes(
+            schedule,
+            [&](int64_t begin, int64_t end, Part part) {
+              for (int64_t n = begin; n < end; ++n) {
+                sum(n, part, sums.get());
+              }
+            },
+            [&](int64_t begin, int64_t end, auto split, int64_t parts) {
+              means(begin, end, parts, sums.get(), mean.get());
+              gates(begin, end, split, mean.get(), hidden.get(), hidden.get(), scale.get());
+            },
+            [&](int64_t begin, int64_t end, Part part) {
+              for (int64_t n = end; n-- > begin;) {  // backwards: what was read last is nearest
+                const T* x = static_cast<const T*>(args.x) + n * space.size();
+                const T* residual = static_cast<const T*>(args.residual) + (has_residual ? n * space.size() : 0);
+                T* out = static_cast<T*>(args.out) + n * space.size();
+                const A* const gate[] = {scale.get() + n * C};
+                for_each_vector<1, A>(space, part, gate, [=, kind = args.post](int64_t at, const Vec<A>(&s)[1], auto... lanes) {
+                  Vec<A> y = load(x + at, lanes...) * s[0];
+                  if constexpr (has_residual) {
+                    y += load(residual + at, lanes...);
+                  }
+                  if constexpr (post == Post::Relu) {
+                    y = activate<A>(y, Activation::Relu);
+                  } else if constexpr (post == Post::Other) {
+                    y = activate<A>(y, kind);
+                  }
+                  store(out + at, y, lanes...);
+                });
+              }
+            });
       });
     });
+  }
+
+  // f(std::integral_constant<Post, kind>): relu and none are compiled apart, the others ask at each vector.
+  template <class F>
+  void with_post(const F& f) const {
+    switch (args.post) {
+      case Activation::None:
+        return f(std::integral_constant<Post, Post::None>{});
+      case Activation::Relu:
+        return f(std::integral_constant<Post, Post::Relu>{});
+      default:
+        return f(std::integral_constant<Post, Post::Other>{});
+    }
   }
 
   // Sums over space of sample n.
@@ -136,12 +146,12 @@ struct Excite {
     const bool needs_input = args.post != Activation::None && args.post != Activation::Relu;
 
     // The gradient that reaches x * scale + residual, at one vector.
-    auto inner_grad = [&](int64_t n, auto is_relu, auto is_none, const Vec<A>& s, int64_t at, auto... lanes) {
+    auto inner_grad = [&](int64_t n, auto post, const Vec<A>& s, int64_t at, auto... lanes) {
       const int64_t offset = n * space.size() + at;
       const Vec<A> grad = load(static_cast<const T*>(b.grad) + offset, lanes...);
-      if constexpr (is_none) {
+      if constexpr (post == Post::None) {
         return grad;
-      } else if constexpr (is_relu) {
+      } else if constexpr (post == Post::Relu) {
         const Vec<A> out = load(static_cast<const T*>(b.out) + offset, lanes...);
         return out > Vec<A>{} ? grad : Vec<A>{};
       } else {
@@ -153,7 +163,7 @@ struct Excite {
       }
     };
     // Means, and sums over space of gradient times x, which is the gradient of the scale.
-    auto first = [&](int64_t n, Part part, auto is_relu, auto is_none) {
+    auto first = [&](int64_t n, Part part, auto post) {
       const T* x = static_cast<const T*>(args.x) + n * space.size();
       A* const into[] = {sums.get() + n * sum_stride, products.get() + n * sum_stride};
       sum_over_space<2, A>(
@@ -161,11 +171,11 @@ struct Excite {
           [&](int64_t at, Vec<A>(&v)[2], auto... lanes) {
             v[0] = load(x + at, lanes...);
             Vec<A> s{};
-            if constexpr (!is_relu && !is_none) {
+            if constexpr (post == Post::Other) {
               const A* gate = scale.get() + n * C;
               s = space.channels_last ? load(gate + at % C, lanes...) : splat(gate[at / args.positions]);
             }
-            v[1] = v[0] * inner_grad(n, is_relu, is_none, s, at, lanes...);
+            v[1] = v[0] * inner_grad(n, post, s, at, lanes...);
           },
           into);
     };
@@ -177,30 +187,32 @@ struct Excite {
       }
       for (int64_t s = begin; s < end; ++s) {
         add_partial_rows(products.get() + s * sum_stride, space.partial_rows(parts), C);
-        map(C, grad_gate + s * C, [&](Vec<A> g, Vec<A> v) { return g * gate_slope<A>(v, args.gate); },
+        map(
+            C, grad_gate + s * C, [&](Vec<A> g, Vec<A> v) { return g * gate_slope<A>(v, args.gate); },
             products.get() + s * sum_stride, scale.get() + s * C);
       }
       split(R, n * C, [&](int64_t i, int64_t j) {
         linear_transposed(grad_gate + begin * C, n, static_cast<const W*>(args.w2), C, R, grad_act + begin * R, i, j);
         for (int64_t s = begin; s < end; ++s) {
-          map(j - i, grad_act + s * R + i, [&](Vec<A> g, Vec<A> y) { return g * slope<A>(y, args.act); },
-              grad_act + s * R + i, before_act.get() + s * R + i);
+          map(
+              j - i, grad_act + s * R + i, [&](Vec<A> g, Vec<A> y) { return g * slope<A>(y, args.act); }, grad_act + s * R + i,
+              before_act.get() + s * R + i);
         }
       });
       const A share = A(1) / static_cast<A>(args.positions);
       split(C, n * R, [&](int64_t i, int64_t j) {
         linear_transposed(grad_act + begin * R, n, static_cast<const W*>(args.w1), R, C, shift.get() + begin * C, i, j);
         for (int64_t s = begin; s < end; ++s) {
-          map(j - i, shift.get() + s * C + i, [&](Vec<A> v) { return v * share; }, shift.get() + s * C + i);
+          map(j - i, shift.get() + s * C + i, [&](Vec<A> v) { return quiet(v * share); }, shift.get() + s * C + i);
         }
       });
     };
-    auto second = [&](int64_t n, Part part, auto is_relu, auto is_none, auto has_residual) {
+    auto second = [&](int64_t n, Part part, auto post, auto has_residual) {
       T* grad_x = static_cast<T*>(b.grad_x) + n * space.size();
       T* grad_residual = static_cast<T*>(b.grad_residual) + (has_residual ? n * space.size() : 0);
       const A* const gates_of_sample[] = {scale.get() + n * C, shift.get() + n * C};
       for_each_vector<2, A>(space, part, gates_of_sample, [&](int64_t at, const Vec<A>(&s)[2], auto... lanes) {
-        const Vec<A> g = inner_grad(n, is_relu, is_none, s[0], at, lanes...);
+        const Vec<A> g = inner_grad(n, post, s[0], at, lanes...);
         store(grad_x + at, Vec<A>(g * s[0] + s[1]), lanes...);
         if constexpr (has_residual) {
           store(grad_residual + at, g, lanes...);
@@ -223,24 +235,24 @@ struct Excite {
             gates(begin, end, split, mean, before_act.get(), hidden, scale.get());
           },
           [&](int64_t begin, int64_t end, Part part) {
-            each(begin, end, [&](int64_t n) { first(n, part, std::false_type{}, std::false_type{}); });
+            each(begin, end, [&](int64_t n) { first(n, part, std::integral_constant<Post, Post::Other>{}); });
           });
     }
-    with_bool(args.post == Activation::Relu, [&](auto is_relu) {
-      with_bool(args.post == Activation::None, [&](auto is_none) {
-        with_bool(b.grad_residual != nullptr, [&](auto has_residual) {
-          two_passes(
-              schedule,
-              [&](int64_t begin, int64_t end, Part part) {
-                if (!needs_input) {
-                  each(begin, end, [&](int64_t n) { first(n, part, is_relu, is_none); });
-                }
-              },
-              middle,
-              [&](int64_t begin, int64_t end, Part part) {
-                each(begin, end, [&](int64_t n) { second(n, part, is_relu, is_none, has_residual); });
-              });
-        });
+    with_post([&](auto post) {
+      with_bool(b.grad_residual != nullptr, [&](auto has_residual) {
+        two_passes(
+            schedule,
+            [&](int64_t begin, int64_t end, Part part) {
+              if (!needs_input) {
+                each(begin, end, [&](int64_t n) { first(n, part, post); });
+              }
+            },
+            middle,
+            [&](int64_t begin, int64_t end, Part part) {
+              for (int64_t n = end; n-- > begin;) {
+                second(n, part, post, has_residual);
+              }
+            });
       });
     });
   }
@@ -278,6 +290,7 @@ void squeeze_excite_backward_kernel(const SqueezeExciteBackward& args) {
 #include <tuple>
 
 #include "../common/squeeze_excite.h"
+#include "pages.h"
 
 TVC_KERNEL(squeeze_excite_kernel, SqueezeExcite)
 TVC_KERNEL(squeeze_excite_backward_kernel, SqueezeExciteBackward)
@@ -288,20 +301,37 @@ namespace {
 SqueezeExcite arguments(const SqueezeExciteTensors& t) {
   const Extents extent = extents(t.x);
   auto data = [](const std::optional<Tensor>& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; };
-  return {
-      t.x.scalar_type(), t.w1.scalar_type(), extent.samples, extent.channels, extent.positions, t.w1.size(0),
-      extent.channels_last, t.act, t.post, t.gate, t.x.const_data_ptr(), t.w1.const_data_ptr(), data(t.b1),
-      t.w2.const_data_ptr(), data(t.b2), data(t.residual), nullptr};
+  return {t.x.scalar_type(),
+          t.w1.scalar_type(),
+          extent.samples,
+          extent.channels,
+          extent.positions,
+          t.w1.size(0),
+          extent.channels_last,
+          t.act,
+          t.post,
+          t.gate,
+          t.x.const_data_ptr(),
+          t.w1.const_data_ptr(),
+          data(t.b1),
+          t.w2.const_data_ptr(),
+          data(t.b2),
+          data(t.residual),
+          nullptr};
 }
 
-Tensor squeeze_excite_cpu(
-    Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act, std::string gate,
-    std::optional<Tensor> residual, std::string post) {
+int64_t bytes(const Tensor& t) {
+  return t.numel() * static_cast<int64_t>(t.element_size());
+}
+
+Tensor squeeze_excite_cpu(Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,
+                          std::string gate, std::optional<Tensor> residual, std::string post) {
   const SqueezeExciteTensors t(kSqueezeExcite, x, w1, b1, w2, b2, act, gate, residual, post);
   Tensor out = torch::stable::empty_like(t.x);
   if (out.numel() > 0) {
     SqueezeExcite args = arguments(t);
     args.out = out.mutable_data_ptr();
+    advise_huge_pages(args.out, bytes(t.x));
     squeeze_excite_kernel(args);
   }
   return out;
@@ -313,10 +343,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> squeeze_excite_backwa
   const SqueezeExciteTensors t(kSqueezeExciteBackward, x, w1, b1, w2, b2, act, gate, residual, post);
   SqueezeExciteGradients g(t, grad, out, residual_grad);
   if (t.x.numel() > 0) {
-    SqueezeExciteBackward args{
-        arguments(t), g.grad.const_data_ptr(), g.out ? g.out->const_data_ptr() : nullptr, g.x.mutable_data_ptr(),
-        residual_grad ? g.residual.mutable_data_ptr() : nullptr, g.mean.mutable_data_ptr(), g.hidden.mutable_data_ptr(),
-        g.grad_gate.mutable_data_ptr(), g.grad_act.mutable_data_ptr()};
+    SqueezeExciteBackward args{arguments(t),
+                               g.grad.const_data_ptr(),
+                               g.out ? g.out->const_data_ptr() : nullptr,
+                               g.x.mutable_data_ptr(),
+                               residual_grad ? g.residual.mutable_data_ptr() : nullptr,
+                               g.mean.mutable_data_ptr(),
+                               g.hidden.mutable_data_ptr(),
+                               g.grad_gate.mutable_data_ptr(),
+                               g.grad_act.mutable_data_ptr()};
+    advise_huge_pages(args.grad_x, bytes(t.x));
+    if (residual_grad) {
+      advise_huge_pages(args.grad_residual, bytes(t.x));
+    }
     squeeze_excite_backward_kernel(args);
   }
   return g.finish(t);

@@ -1,6 +1,7 @@
 #pragma once
-// Vectors of the instruction set this file is compiled for, on GCC's and Clang's vector types. Sums are made in the accumulation
-// type A (float, or double for double); float16 and bfloat16 are widened when loaded and rounded to nearest even when stored.
+// Vectors of the instruction set this file is compiled for, on GCC's and Clang's vector types. Sums are made in the
+// accumulation type A (float, or double for double); float16 and bfloat16 are widened when loaded and rounded to nearest even
+// when stored.
 //
 // Everything lives in a namespace named after the instruction set, so that no two sets share a symbol.
 
@@ -24,6 +25,9 @@
 #else
 #define TVC_VECTOR_BYTES 16
 #endif
+
+// For loops over a few registers: left rolled, the compiler keeps the array in memory.
+#define TVC_UNROLL _Pragma("GCC unroll 8")
 
 namespace tvc::TVC_ISA {
 
@@ -93,11 +97,29 @@ inline Vec<float> load(const bfloat16* p) {
   return widen(bits);
 }
 
+// Rounds to nearest even by integer addition, which keeps a NaN one as long as the lower half of its bits is 0. That holds for
+// NaNs that were loaded from bfloat16 and those that arithmetic makes; what comes from float32 weights goes through quiet().
 inline Bits16 narrow(Vec<float> v) {
+#if defined(__AVX512BW__)
+  const __m512i bits = _mm512_castps_si512((__m512)v);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  __m512i rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
+  const __m512i upper_halves = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21, 19, 17,
+                                                15, 13, 11, 9, 7, 5, 3, 1);
+  return (Bits16)_mm512_castsi512_si256(_mm512_permutexvar_epi16(upper_halves, rounded));
+#else
   const Bits32 bits = bitcast<Bits32>(v);
-  const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Bits32 nan = Bits32{} + 0x7fc0;
-  return __builtin_convertvector(v != v ? nan : rounded, Bits16);
+  return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Bits16);
+#endif
+}
+
+// v, with NaNs that narrow() keeps.
+inline Vec<float> quiet(Vec<float> v) {
+  return v != v ? Vec<float>{} + __builtin_nanf("") : v;
+}
+inline Vec<double> quiet(Vec<double> v) {
+  return v;
 }
 
 inline void store(float* p, Vec<float> v) {
@@ -280,7 +302,7 @@ inline double sum(Vec<double> v) {
 // e^x to 2 units in the last place (Cephes' expf): 2^n times a polynomial in the rest.
 inline Vec<float> exp(Vec<float> x) {
   const Vec<float> low = splat(-87.33f), high = splat(88.37f);
-  x = x < low ? low : (x > high ? high : x);  // NaN passes through
+  x = x < low ? low : (x > high ? high : x);   // NaN passes through
   const Vec<float> magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec<float> shifted = x * 1.44269504f + magic;
   const Vec<float> n = shifted - magic;
@@ -331,11 +353,16 @@ template <class A>
 inline Vec<A> activate(Vec<A> y, Activation kind) {
   const Vec<A> zero{};
   switch (kind) {
-    case Activation::None: return y;
-    case Activation::Relu: return y < zero ? zero : y;
-    case Activation::Silu: return y * sigmoid(y);
-    case Activation::Gelu: return A(0.5) * y * (1 + erf(y * A(0.70710678118654752)));
-    case Activation::Hardswish: return y * clamp(y + 3, zero, splat(A(6))) / 6;
+    case Activation::None:
+      return y;
+    case Activation::Relu:
+      return y < zero ? zero : y;
+    case Activation::Silu:
+      return y * sigmoid(y);
+    case Activation::Gelu:
+      return A(0.5) * y * (1 + erf(y * A(0.70710678118654752)));
+    case Activation::Hardswish:
+      return y * clamp(y + 3, zero, splat(A(6))) / 6;
   }
   return y;
 }
@@ -345,8 +372,10 @@ template <class A>
 inline Vec<A> slope(Vec<A> y, Activation kind) {
   const Vec<A> zero{}, one = splat(A(1));
   switch (kind) {
-    case Activation::None: return one;
-    case Activation::Relu: return y > zero ? one : zero;
+    case Activation::None:
+      return one;
+    case Activation::Relu:
+      return y > zero ? one : zero;
     case Activation::Silu: {
       const Vec<A> s = sigmoid(y);
       return s * (1 + y * (1 - s));
@@ -364,10 +393,14 @@ inline Vec<A> slope(Vec<A> y, Activation kind) {
 template <class A>
 inline Vec<A> gate_of(Vec<A> z, Gate kind) {
   switch (kind) {
-    case Gate::Sigmoid: return sigmoid(z);
-    case Gate::HardSigmoid: return clamp(z + 3, Vec<A>{}, splat(A(6))) / 6;
-    case Gate::TwoSigmoid: return 2 * sigmoid(z);
-    case Gate::Tanh1p: return 2 * sigmoid(z + z);  // 1 + tanh(z)
+    case Gate::Sigmoid:
+      return quiet(sigmoid(z));
+    case Gate::HardSigmoid:
+      return quiet(clamp(z + 3, Vec<A>{}, splat(A(6))) / 6);
+    case Gate::TwoSigmoid:
+      return quiet(2 * sigmoid(z));
+    case Gate::Tanh1p:
+      return quiet(2 * sigmoid(z + z));  // 1 + tanh(z)
   }
   return z;
 }
@@ -376,10 +409,14 @@ inline Vec<A> gate_of(Vec<A> z, Gate kind) {
 template <class A>
 inline Vec<A> gate_slope(Vec<A> s, Gate kind) {
   switch (kind) {
-    case Gate::Sigmoid: return s * (1 - s);
-    case Gate::HardSigmoid: return (s > Vec<A>{}) & (s < splat(A(1))) ? splat(A(1) / 6) : Vec<A>{};
-    case Gate::TwoSigmoid: return s * (2 - s) / 2;
-    case Gate::Tanh1p: return s * (2 - s);
+    case Gate::Sigmoid:
+      return s * (1 - s);
+    case Gate::HardSigmoid:
+      return (s > Vec<A>{}) & (s < splat(A(1))) ? splat(A(1) / 6) : Vec<A>{};
+    case Gate::TwoSigmoid:
+      return s * (2 - s) / 2;
+    case Gate::Tanh1p:
+      return s * (2 - s);
   }
   return s;
 }

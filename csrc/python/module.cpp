@@ -60,13 +60,16 @@ double copy_bandwidth(size_t bytes, int threads, int repeats) {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "What was built, the running instruction set, and the copy bandwidth of this machine.";
-  m.def("build_info", [] {
-    pybind11::dict info;
-    for (const auto& [key, value] : build_info()) {
-      info[pybind11::str(key)] = value;
-    }
-    return info;
-  }, "What the native libraries were built with.");
+  m.def(
+      "build_info",
+      [] {
+        pybind11::dict info;
+        for (const auto& [key, value] : build_info()) {
+          info[pybind11::str(key)] = value;
+        }
+        return info;
+      },
+      "What the native libraries were built with.");
   m.def("instruction_set", &tvc::instruction_set_name, "The instruction set whose kernels run on this processor.");
   m.def("copy_bandwidth", &copy_bandwidth, pybind11::arg("bytes"), pybind11::arg("threads"), pybind11::arg("repeats") = 9,
         pybind11::call_guard<pybind11::gil_scoped_release>(),

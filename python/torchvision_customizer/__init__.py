@@ -1,0 +1,60 @@
+"""Change a pre-trained CNN without touching its source, keep its weights, train it, and ship it fast.
+
+    import torchvision_customizer as tvc
+
+    model = tvc.HybridBuilder().from_torchvision("resnet50", patches={"layer*": {"inject": "se"}})
+    tvc.fuse(model)
+    tvc.export(model, "resnet50_se.pt")
+
+The public names are imported when they are first used, so that ``import torchvision_customizer`` itself costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+# Each public name, and the module it comes from.
+_PUBLIC = {
+    "registry": "registry",
+    "ops": "ops",
+    "SEBlock": "blocks",
+    "BuildReport": "hybrid",
+    "HybridBuilder": "hybrid",
+    "HybridModel": "hybrid",
+    "Plan": "hybrid",
+    "create_hybrid": "hybrid",
+    "plan": "hybrid",
+    "apply": "hybrid",
+    "unpatch": "hybrid",
+    "FuseReport": "fusion",
+    "fuse": "fusion",
+    "unfuse": "fusion",
+    "ExportReport": "deploy",
+    "VerificationError": "deploy",
+    "VerifyReport": "deploy",
+    "export": "deploy",
+    "verify": "deploy",
+    "PatchError": "errors",
+    "WeightsError": "errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("torchvision-customizer")
+    elif name in _PUBLIC:
+        module = import_module(f".{_PUBLIC[name]}", __name__)
+        value = module if _PUBLIC[name] == name else getattr(module, name)
+    else:
+        from .errors import nearest
+
+        raise AttributeError(f"torchvision_customizer has no '{name}'{nearest(name, __all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

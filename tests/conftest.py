@@ -1,0 +1,14 @@
+"""What all tests share: quiet torch, few threads, and no network."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> None:
+    """Every test draws the same numbers, in whatever order tests run."""
+    torch.manual_seed(0)
