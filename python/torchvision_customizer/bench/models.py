@@ -114,7 +114,7 @@ def _step(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(x), target).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(x), target).backward()
         optimizer.step()
 
     return step
