@@ -85,7 +85,8 @@ struct SqueezeExciteGradients {
     };
     const auto column_sum = [&](const Tensor& a) {
       const int64_t samples[] = {0};
-      return torch::stable::sum(a, torch::headeronly::IntHeaderOnlyArrayRef(samples, 1), false, t.w1.scalar_type());
+      const Tensor total = torch::stable::sum(a, torch::headeronly::IntHeaderOnlyArrayRef(samples, 1));
+      return torch::stable::to(total, t.w1.scalar_type());  // sum(dtype) would round before it adds
     };
     return {x,
             product(grad_act, mean),

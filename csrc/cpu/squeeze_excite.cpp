@@ -153,7 +153,7 @@ struct Excite {
         return grad;
       } else if constexpr (post == Post::Relu) {
         const Vec<A> out = load(static_cast<const T*>(b.out) + offset, lanes...);
-        return out > Vec<A>{} ? grad : Vec<A>{};
+        return out <= Vec<A>{} ? Vec<A>{} : grad;  // NaN lets it through, as torch does
       } else {
         Vec<A> y = load(static_cast<const T*>(args.x) + offset, lanes...) * s;
         if (args.residual) {

@@ -301,7 +301,7 @@ inline double sum(Vec<double> v) {
 
 // e^x to 2 units in the last place (Cephes' expf): 2^n times a polynomial in the rest.
 inline Vec<float> exp(Vec<float> x) {
-  const Vec<float> low = splat(-87.33f), high = splat(88.37f);
+  const Vec<float> low = splat(-87.33f), high = splat(89.f);  // infinite from 88.38 on, so that sigmoid(-inf) is 0
   x = x < low ? low : (x > high ? high : x);   // NaN passes through
   const Vec<float> magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec<float> shifted = x * 1.44269504f + magic;
@@ -375,7 +375,7 @@ inline Vec<A> slope(Vec<A> y, Activation kind) {
     case Activation::None:
       return one;
     case Activation::Relu:
-      return y > zero ? one : zero;
+      return y <= zero ? zero : one;  // NaN lets the gradient through, as torch does
     case Activation::Silu: {
       const Vec<A> s = sigmoid(y);
       return s * (1 + y * (1 - s));

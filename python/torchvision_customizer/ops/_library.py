@@ -1,13 +1,14 @@
 """Loading the native libraries, and registering what an op needs from Python.
 
 The schemas stand in ``libtvc_ops`` (``csrc/schema.cpp``), so that a process without Python can load a scripted file. Each op
-repeats its schema in its own file: it is defined from there where the library is missing, and compared where it is not, so that a
-library of another version is found out at import.
+repeats its schema in its own file: it is defined from there where the library is missing, and compared where it is not, so
+that a library of another version is found out at import.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import threading
 import warnings
@@ -19,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import nearest
 from ._math import ACTS, GATES, POSTS
 
 DISABLE_VARIABLE = "TVC_DISABLE_NATIVE"
@@ -42,6 +42,13 @@ class NativeStatus:
     build: dict[str, str] = field(default_factory=dict)
 
 
+def _no_cuda() -> str:
+    """Why torch has no CUDA here; empty where it has."""
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
 def _load() -> NativeStatus:
     """Load ``libtvc_ops`` and, where torch has CUDA, ``libtvc_ops_cuda``.
 
@@ -51,11 +58,11 @@ def _load() -> NativeStatus:
     if os.environ.get(DISABLE_VARIABLE, "0") not in ("", "0"):
         reason = f"{DISABLE_VARIABLE} is set"
         return NativeStatus(cpu_reason=reason, cuda_reason=reason)
-    try:
-        from .. import _native
-    except ModuleNotFoundError:
+    if importlib.util.find_spec("torchvision_customizer._native") is None:
         reason = "this is a pure-Python installation (built with TVC_NATIVE=0)"
         return NativeStatus(cpu_reason=reason, cuda_reason=reason)
+    from .. import _native
+
     release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if release < NATIVE_SINCE:
         reason = f"torch {torch.__version__} is older than {'.'.join(map(str, NATIVE_SINCE))}, the first with the stable ABI"
@@ -68,8 +75,8 @@ def _load() -> NativeStatus:
     cuda_reason = ""
     if not (folder / "libtvc_ops_cuda.so").exists():
         cuda_reason, cuda_library = "the library was built without CUDA (no nvcc, or -DTVC_CUDA=OFF)", None
-    elif not torch.cuda.is_available():
-        cuda_reason = "torch sees no CUDA device" if torch.version.cuda else "this torch is a CPU build"
+    elif no_cuda := _no_cuda():
+        cuda_reason = no_cuda
     else:
         torch.ops.load_library(str(cuda_library))
     return NativeStatus(
@@ -154,7 +161,7 @@ class Op:
     def check_option(self, argument: str, value: str) -> None:
         allowed = OPTIONS[argument]
         if value not in allowed:
-            self.check(False, f"{argument} must be one of {', '.join(allowed)}, got '{value}'{nearest(value, allowed)}")
+            self.check(False, f"{argument} must be one of {', '.join(allowed)}, got '{value}'")
 
     def check_activation(self, x: Tensor) -> None:
         self.check(x.dim() >= 2, f"x must be (N, C, *), got {list(x.shape)}")
@@ -166,7 +173,9 @@ class Op:
         """``t`` is on the device of ``x``, of one of ``dtypes``, and of ``shape``, in which a name stands for any size."""
         if t is None:
             return
-        fits = t.dim() == len(shape) and all(isinstance(want, str) or got == want for got, want in zip(t.shape, shape))
+        fits = t.dim() == len(shape) and all(
+            isinstance(want, str) or got == want for got, want in zip(t.shape, shape, strict=True)
+        )
         if not fits:
             expected = ", ".join(str(size) for size in shape)
             self.check(False, f"{argument} must be [{expected}] for x with {x.size(1)} channels, got {list(t.shape)}")
@@ -258,8 +267,8 @@ def who_answers() -> list[OpAnswer]:
     answers = []
     for name in (name for name in OPS if not name.startswith("_")):
         for device, key, reason in (("cpu", "CPU", _status.cpu_reason), ("cuda", "CUDA", _status.cuda_reason)):
-            if device == "cuda" and not torch.cuda.is_available():
-                answers.append(OpAnswer(name, device, "unavailable", reason or "torch sees no CUDA device"))
+            if device == "cuda" and (no_cuda := _no_cuda()):
+                answers.append(OpAnswer(name, device, "unavailable", no_cuda))
             elif _reference_depth:
                 answers.append(OpAnswer(name, device, "reference", "ops.reference() is open"))
             elif torch._C._dispatch_has_kernel_for_dispatch_key(f"tvc::{name}", key):

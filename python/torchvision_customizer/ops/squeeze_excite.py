@@ -104,6 +104,10 @@ def backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for x, w1, b1, w2, b2, residual; an empty tensor stands for one that is not asked for."""
     x = dense(x)
+    nothing = x.new_empty(0)
+    if x.numel() == 0:  # no mean over no positions: the gradients are 0, and not NaN
+        w1, b1, w2, b2 = (nothing if w is None else torch.zeros_like(w) for w in (w1, b1, w2, b2))
+        return torch.empty_like(x), w1, b1, w2, b2, torch.empty_like(x) if residual_grad else nothing
     mean = spatial_mean(x)
     before_act = _linear(mean, w1, b1)
     hidden = activate(before_act, act)
@@ -115,14 +119,13 @@ def backward_reference(
             out += residual
     grad = activate_backward(grad, out, post)
 
-    grad_scale = (grad * x).sum(spatial_dims(x), dtype=mean.dtype) if x.dim() > 2 else (grad * x).to(mean.dtype)
+    product = grad.to(mean.dtype) * x
+    grad_scale = product.sum(spatial_dims(x)) if x.dim() > 2 else product
     grad_gate = gate_backward(grad_scale, before_gate, gate)
     grad_act = activate_backward(grad_gate @ w2.to(mean.dtype), before_act, act)
     grad_mean = grad_act @ w1.to(mean.dtype)
-    positions = max(x[0, 0].numel(), 1) if x.numel() else 1
     grad_x = torch.empty_like(x)
-    grad_x.copy_(grad * per_channel(scale, x) + per_channel(grad_mean / positions, x))
-    nothing = x.new_empty(0)
+    grad_x.copy_(grad * per_channel(scale, x) + per_channel(grad_mean / x[0, 0].numel(), x))
     return (
         grad_x,
         (grad_act.t() @ mean).to(w1.dtype),
@@ -251,8 +254,8 @@ def squeeze_excite(
 ) -> Tensor:
     """Squeeze-and-excitation in one pass over memory, with an optional addition and activation after it.
 
-    ``out = post(x * gate(w2 · act(w1 · mean(x) + b1) + b2) + residual)``, the mean over space. Sums are made in float32 (float64
-    for float64). Works under autograd, autocast, ``torch.compile``, ``torch.jit.script`` and ``torch.export``.
+    ``out = post(x * gate(w2 · act(w1 · mean(x) + b1) + b2) + residual)``, the mean over space. Sums are made in float32
+    (float64 for float64). Works under autograd, autocast, ``torch.compile``, ``torch.jit.script`` and ``torch.export``.
 
     Args:
         x: activation (N, C, *), float32, float64, float16 or bfloat16. Contiguous, channels_last and permuted token layouts

@@ -1,0 +1,268 @@
+"""Inputs of every op, written once: the battery of ``test_every_op.py`` runs over them, and a new op adds an :class:`OpSamples`.
+
+Values are such that rounding crosses no kink: what a ReLU sees is as far from zero as ``x`` itself, and no hardswish reaches 3.
+So a gradient is wrong by rounding only, in every type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ACTS = ("none", "relu", "silu", "gelu", "hardswish")
+GATES = ("sigmoid", "hard_sigmoid", "two_sigmoid", "tanh1p")
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+# Largest error, as a share of the largest value of the float64 oracle. Float64 and float32: sums of up to some ten thousand terms, and
+# exp and erf of 1e-7. The half types: the last bit of the result is 2^-11 and 2^-9; the references round the product and the sum too.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.2e-2}
+# torch's own slope of hardsigmoid and hardswish has its 1/6 in float32, in float64 as well.
+HARD_SLOPE_TOLERANCE = 1e-6
+
+Layout = Callable[[Tensor], Tensor]
+
+
+def contiguous(t: Tensor) -> Tensor:
+    return t.contiguous()
+
+
+def channels_last(t: Tensor) -> Tensor:
+    """Dense with channels last, at any rank: (N, L, C) or (N, H, W, C) permuted, and channels_last."""
+    return t.movedim(1, -1).contiguous().movedim(-1, 1) if t.dim() > 2 else t.contiguous()
+
+
+def sliced(t: Tensor) -> Tensor:
+    """Every second element of a row: dense in no order."""
+    wide = t.new_full((*t.shape[:-1], 2 * t.size(-1)), float("nan"))
+    wide[..., ::2] = t
+    return wide[..., ::2]
+
+
+def sliced_channels(t: Tensor) -> Tensor:
+    """The first channels of a wider activation with channels last: nearer to channels last, but not dense."""
+    wide = t.new_full((t.size(0), *t.shape[2:], t.size(1) + 3), float("nan"))
+    view = wide[..., : t.size(1)].movedim(-1, 1) if t.dim() > 2 else wide[..., : t.size(1)]
+    return view.copy_(t)
+
+
+def unaligned(t: Tensor) -> Tensor:
+    """Contiguous, from the second element of its memory on."""
+    return t.new_empty(t.numel() + 1)[1:].view(t.shape).copy_(t)
+
+
+def expanded(t: Tensor) -> Tensor:
+    """The first sample for all samples, with stride 0."""
+    return t[:1].expand(t.shape)
+
+
+LAYOUTS: tuple[Layout, ...] = (contiguous, channels_last, sliced, unaligned)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of an op: its arguments by name, and the layout the gradient of the output arrives in.
+
+    Attributes:
+        name: what a test's id says.
+        arguments: all arguments of the op.
+        grad_layout: lays out the gradient of the output.
+        tolerance: a looser tolerance than that of the type; the op's file says why.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    grad_layout: Layout = contiguous
+    tolerance: float = 0.0
+
+    def with_tensors(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The arguments, with every tensor changed."""
+        return {name: change(value) if isinstance(value, Tensor) else value for name, value in self.arguments.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.arguments.items() if isinstance(value, Tensor)}
+
+    def leaves(self) -> dict[str, Any]:
+        """The arguments, every tensor one that takes a gradient, with the strides it had."""
+        return self.with_tensors(lambda t: t.detach().requires_grad_())
+
+
+@dataclass(frozen=True)
+class OpSamples:
+    """What the battery needs to know of an op.
+
+    Attributes:
+        samples: calls of one type, compared with the oracle; with True all of them, with False representatives.
+        layouts: calls of one type in four layouts of ``x``, small ones: torch's own checks run on them.
+        errors: changes of the arguments of the first of ``layouts(float32)``, and what the op says to them.
+    """
+
+    samples: Callable[[torch.dtype, bool], Iterator[Sample]]
+    layouts: Callable[[torch.dtype], Iterator[Sample]]
+    errors: dict[str, tuple[dict[str, Any], str]]
+
+
+SAMPLES: dict[str, OpSamples] = {}
+
+
+# ---- squeeze_excite ----
+
+
+def activation(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Values within (-0.6, 0.6), with a mean of their own in each channel."""
+    offset = torch.rand(shape[:2]).sub_(0.5).view(*shape[:2], *[1] * (len(shape) - 2))
+    return (torch.rand(shape).sub_(0.5) * 0.6 + offset * 0.6).to(dtype)
+
+
+def away_from(x: Tensor) -> Tensor:
+    """A residual that ``x`` times a gate of at most 2 cannot cancel."""
+    return (torch.randn(x.shape).sign() * (2 * x.abs().float() + 0.25)).to(x.dtype)
+
+
+def squeeze_excite_arguments(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    reduced: int = 5,
+    layout: Layout = contiguous,
+    residual: Layout | None = None,
+    weights: torch.dtype | None = None,
+    bias: bool = True,
+    act: str = "relu",
+    gate: str = "sigmoid",
+    post: str = "none",
+) -> dict[str, Any]:
+    channels, kind = shape[1], weights or dtype
+    x = activation(shape, dtype)
+    return {
+        "x": layout(x),
+        "w1": (torch.randn(reduced, channels) / max(channels, 1) ** 0.5).to(kind),
+        "b1": torch.randn(reduced).to(kind) if bias else None,
+        "w2": (torch.randn(channels, reduced) / max(reduced, 1) ** 0.5).to(kind),
+        "b2": torch.randn(channels).to(kind) if bias else None,
+        "act": act,
+        "gate": gate,
+        "residual": residual(away_from(x)) if residual else None,
+        "post": post,
+    }
+
+
+# Odd sizes, 1×1, one channel, one hidden value, no samples, no positions; shorter and longer than a vector; every rank.
+SHAPES = {
+    "odd": (3, 24, 7, 5),
+    "rows_of_one_vector": (2, 20, 4, 4),
+    "long_rows": (1, 3, 41, 43),
+    "1x1": (4, 40, 1, 1),
+    "one_channel": (3, 1, 6, 7),
+    "empty_batch": (0, 6, 3, 3),
+    "no_positions": (2, 6, 0, 3),
+    "(N, C)": (3, 17),
+    "(N, C, L)": (2, 9, 31),
+    "5d": (2, 19, 3, 4, 5),
+}
+
+
+def _squeeze_excite_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
+    def sample(name: str, shape: tuple[int, ...], grad_layout: Layout = contiguous, **options: Any) -> Sample:
+        hard = "hard_sigmoid" == options.get("gate") or "hardswish" in (options.get("act"), options.get("post"))
+        tolerance = HARD_SLOPE_TOLERANCE if hard else 0.0
+        return Sample(name, squeeze_excite_arguments(shape, dtype, **options), grad_layout, tolerance)
+
+    posts = ACTS if full else ("none", "relu")
+    for name, shape in SHAPES.items():
+        for layout in LAYOUTS if full else (contiguous, channels_last):
+            for post in posts:
+                residual = contiguous if post == "relu" else None
+                yield sample(f"{name}-{layout.__name__}-{post}", shape, layout=layout, residual=residual, post=post)
+    odd = SHAPES["odd"]
+    yield sample("one_hidden", odd, reduced=1)
+    yield sample("nothing_hidden", odd, reduced=0)
+    yield sample("no_bias", odd, bias=False)
+    yield sample("sliced", odd, layout=sliced, residual=sliced, post="silu")
+    yield sample("sliced_channels", odd, layout=sliced_channels, residual=channels_last, post="relu")
+    yield sample("unaligned", odd, layout=unaligned, residual=unaligned, post="relu")
+    yield sample("expanded_x", odd, layout=expanded)
+    yield sample("expanded_residual", odd, residual=expanded, layout=channels_last)
+    yield sample("residual_of_another_layout", odd, residual=channels_last, post="relu")
+    yield sample("gradient_of_another_layout", odd, channels_last, post="relu", residual=contiguous)
+    yield sample("gradient_of_stride_0", odd, expanded, layout=channels_last, post="gelu", residual=contiguous)
+    if dtype in (torch.float16, torch.bfloat16):
+        for layout in LAYOUTS:
+            yield sample(f"float32_weights-{layout.__name__}", odd, layout=layout, weights=torch.float32, residual=layout)
+    # Each option with a value of its own, and all of them together under `full`.
+    for act in ACTS:
+        for gate in GATES:
+            for post in ACTS if full else (ACTS[(ACTS.index(act) + GATES.index(gate)) % len(ACTS)],):
+                residual = channels_last if gate in ("sigmoid", "tanh1p") else None
+                yield sample(
+                    f"{act}-{gate}-{post}", (2, 20, 3, 5), act=act, gate=gate, post=post, residual=residual, bias=gate != "tanh1p"
+                )
+
+
+def _squeeze_excite_layouts(dtype: torch.dtype) -> Iterator[Sample]:
+    cases = {"contiguous": contiguous, "channels_last": channels_last, "sliced": sliced}
+    for name, layout in cases.items():
+        yield Sample(
+            name, squeeze_excite_arguments((2, 6, 3, 5), dtype, reduced=3, layout=layout, residual=layout, post="relu")
+        )
+    yield Sample(
+        "tokens",
+        squeeze_excite_arguments((2, 6, 7), dtype, reduced=3, layout=channels_last, residual=contiguous, gate="tanh1p", post="silu"),
+    )
+
+
+_f32 = torch.zeros
+SAMPLES["squeeze_excite"] = OpSamples(
+    _squeeze_excite_samples,
+    _squeeze_excite_layouts,
+    # Of x (2, 6, 3, 5), w1 (3, 6), b1 (3), w2 (6, 3), b2 (6), residual (2, 6, 3, 5), float32.
+    {
+        "x_rank": ({"x": _f32(6)}, "x must be (N, C, *), got [6]"),
+        "x_type": ({"x": _f32(2, 6, 3, 5).int()}, "x must be float32, float64, float16 or bfloat16, got int32"),
+        "x_complex": (
+            {"x": _f32(2, 6, 3, 5, dtype=torch.complex64)},
+            "x must be float32, float64, float16 or bfloat16, got complex64",
+        ),
+        "x_float8": (
+            {"x": _f32(2, 6, 3, 5).to(torch.float8_e5m2)},
+            "x must be float32, float64, float16 or bfloat16, got float8_e5m2",
+        ),
+        "x_bool": ({"x": _f32(2, 6).bool()}, "x must be float32, float64, float16 or bfloat16, got bool"),
+        "act": ({"act": "rellu"}, "act must be one of none, relu, silu, gelu, hardswish, got 'rellu'"),
+        "act_empty": ({"act": ""}, "act must be one of none, relu, silu, gelu, hardswish, got ''"),
+        "gate": ({"gate": "relu"}, "gate must be one of sigmoid, hard_sigmoid, two_sigmoid, tanh1p, got 'relu'"),
+        "post": ({"post": "ReLU"}, "post must be one of none, relu, silu, gelu, hardswish, got 'ReLU'"),
+        "w1_shape": ({"w1": _f32(3, 5)}, "w1 must be [reduced, 6] for x with 6 channels, got [3, 5]"),
+        "w1_rank": ({"w1": _f32(3, 6, 1, 1)}, "w1 must be [reduced, 6] for x with 6 channels, got [3, 6, 1, 1]"),
+        "w1_type": ({"w1": _f32(3, 6).double()}, "w1 must be float32 for x of float32, got float64"),
+        "w1_half": ({"x": _f32(2, 6).half(), "w1": _f32(3, 6).bfloat16()}, "w1 must be float16 or float32 for x of float16, got bfloat16"),
+        "b1_shape": ({"b1": _f32(6)}, "b1 must be [3] for x with 6 channels, got [6]"),
+        "b1_scalar": ({"b1": _f32(())}, "b1 must be [3] for x with 6 channels, got []"),
+        "b1_type": ({"b1": _f32(3).half()}, "b1 must be float32 for x of float32, got float16"),
+        "w2_shape": ({"w2": _f32(3, 6)}, "w2 must be [6, 3] for x with 6 channels, got [3, 6]"),
+        "w2_type": ({"w2": _f32(6, 3).bfloat16()}, "w2 must be float32 for x of float32, got bfloat16"),
+        "b2_shape": ({"b2": _f32(3)}, "b2 must be [6] for x with 6 channels, got [3]"),
+        "b2_type": ({"b2": _f32(6).long()}, "b2 must be float32 for x of float32, got int64"),
+        "residual_shape": (
+            {"residual": _f32(2, 6, 3, 4)},
+            "residual must be [2, 6, 3, 5] for x with 6 channels, got [2, 6, 3, 4]",
+        ),
+        "residual_broadcast": (
+            {"residual": _f32(1, 6, 3, 5)},
+            "residual must be [2, 6, 3, 5] for x with 6 channels, got [1, 6, 3, 5]",
+        ),
+        "residual_rank": ({"residual": _f32(2, 6, 15)}, "residual must be [2, 6, 3, 5] for x with 6 channels, got [2, 6, 15]"),
+        "residual_type": ({"residual": _f32(2, 6, 3, 5).half()}, "residual must be float32 for x of float32, got float16"),
+        **{
+            f"{name}_device": (
+                {name: _f32(shape, device="meta")},
+                f"{name} must be on the device of x, cpu, got meta",
+            )
+            for name, shape in {"w1": (3, 6), "b1": (3,), "w2": (6, 3), "b2": (6,), "residual": (2, 6, 3, 5)}.items()
+        },
+    },
+)
