@@ -1,7 +1,7 @@
-"""Inputs of every op, written once: the battery of ``test_every_op.py`` runs over them, and a new op adds an :class:`OpSamples`.
+"""Inputs of every op, written once. ``test_every_op.py`` runs over them; a new op adds an :class:`OpSamples`.
 
-Values are such that rounding crosses no kink: what a ReLU sees is as far from zero as ``x`` itself, and no hardswish reaches 3.
-So a gradient is wrong by rounding only, in every type.
+Values are such that rounding crosses no kink: what a ReLU sees is as far from zero as ``x`` itself, and no hardswish
+reaches 3. So a gradient is wrong by rounding only, in every type.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ GATES = ("sigmoid", "hard_sigmoid", "two_sigmoid", "tanh1p")
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-# Largest error, as a share of the largest value of the float64 oracle. Float64 and float32: sums of up to some ten thousand terms, and
-# exp and erf of 1e-7. The half types: the last bit of the result is 2^-11 and 2^-9; the references round the product and the sum too.
+# Largest error, as a share of the largest value of the float64 oracle. Float32: sums of a few hundred terms, and an exp and
+# erf of 1e-7. The half types: the last bit of a result is 2^-11 and 2^-9 of it; the references round the scale, the product
+# and the sum too.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.2e-2}
 # torch's own slope of hardsigmoid and hardswish has its 1/6 in float32, in float64 as well.
 HARD_SLOPE_TOLERANCE = 1e-6
@@ -168,7 +169,7 @@ SHAPES = {
 
 def _squeeze_excite_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
     def sample(name: str, shape: tuple[int, ...], grad_layout: Layout = contiguous, **options: Any) -> Sample:
-        hard = "hard_sigmoid" == options.get("gate") or "hardswish" in (options.get("act"), options.get("post"))
+        hard = options.get("gate") == "hard_sigmoid" or "hardswish" in (options.get("act"), options.get("post"))
         tolerance = HARD_SLOPE_TOLERANCE if hard else 0.0
         return Sample(name, squeeze_excite_arguments(shape, dtype, **options), grad_layout, tolerance)
 
@@ -199,7 +200,13 @@ def _squeeze_excite_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
             for post in ACTS if full else (ACTS[(ACTS.index(act) + GATES.index(gate)) % len(ACTS)],):
                 residual = channels_last if gate in ("sigmoid", "tanh1p") else None
                 yield sample(
-                    f"{act}-{gate}-{post}", (2, 20, 3, 5), act=act, gate=gate, post=post, residual=residual, bias=gate != "tanh1p"
+                    f"{act}-{gate}-{post}",
+                    (2, 20, 3, 5),
+                    act=act,
+                    gate=gate,
+                    post=post,
+                    residual=residual,
+                    bias=gate != "tanh1p",
                 )
 
 
@@ -211,7 +218,9 @@ def _squeeze_excite_layouts(dtype: torch.dtype) -> Iterator[Sample]:
         )
     yield Sample(
         "tokens",
-        squeeze_excite_arguments((2, 6, 7), dtype, reduced=3, layout=channels_last, residual=contiguous, gate="tanh1p", post="silu"),
+        squeeze_excite_arguments(
+            (2, 6, 7), dtype, reduced=3, layout=channels_last, residual=contiguous, gate="tanh1p", post="silu"
+        ),
     )
 
 
@@ -239,7 +248,10 @@ SAMPLES["squeeze_excite"] = OpSamples(
         "w1_shape": ({"w1": _f32(3, 5)}, "w1 must be [reduced, 6] for x with 6 channels, got [3, 5]"),
         "w1_rank": ({"w1": _f32(3, 6, 1, 1)}, "w1 must be [reduced, 6] for x with 6 channels, got [3, 6, 1, 1]"),
         "w1_type": ({"w1": _f32(3, 6).double()}, "w1 must be float32 for x of float32, got float64"),
-        "w1_half": ({"x": _f32(2, 6).half(), "w1": _f32(3, 6).bfloat16()}, "w1 must be float16 or float32 for x of float16, got bfloat16"),
+        "w1_half": (
+            {"x": _f32(2, 6).half(), "w1": _f32(3, 6).bfloat16()},
+            "w1 must be float16 or float32 for x of float16, got bfloat16",
+        ),
         "b1_shape": ({"b1": _f32(6)}, "b1 must be [3] for x with 6 channels, got [6]"),
         "b1_scalar": ({"b1": _f32(())}, "b1 must be [3] for x with 6 channels, got []"),
         "b1_type": ({"b1": _f32(3).half()}, "b1 must be float32 for x of float32, got float16"),
