@@ -1,4 +1,4 @@
-# make demo | test | test-all | lint | wheel. Everything happens in .venv, with the versions of constraints.txt.
+# make demo, test, test-all, lint, build, wheel. Everything happens in .venv, with the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint build wheel cuda clean
+.PHONY: demo test test-all lint build wheel clean
 
 demo: build
 	$(BIN)/python examples/demo.py
@@ -31,24 +31,24 @@ $(VENV)/installed: constraints.txt
 	  pytest pytest-benchmark hypothesis matplotlib ruff mypy types-PyYAML clang-format torch-abi-audit
 	touch $@
 
-# Editable: Python files are used as they are, native ones are built here. No build isolation: it would build against another torch.
+# Native files are built once, in build/native, for the editable installation and for the wheel. No build isolation: it would
+# build against another torch. TVC_CUDA: AUTO (where nvcc is found), ON or OFF.
+TVC_CUDA ?= AUTO
+NATIVE := --no-build-isolation --no-deps --config-settings=build-dir=build/native \
+  --config-settings=cmake.define.TVC_CUDA=$(TVC_CUDA) --config-settings=cmake.define.TVC_CUDA_WERROR=$(or $(TVC_CUDA_WERROR),OFF)
+
+# Editable: Python files are used as they are.
 $(VENV)/built: $(VENV)/installed pyproject.toml $(NATIVE_SOURCES)
-	$(PIP) install --no-build-isolation --no-deps --editable . --config-settings=build-dir=build/editable
+	$(PIP) install $(NATIVE) --editable .
 	touch $@
 
 build: $(VENV)/built
 
 # A wheel in dist/, audited, and tried in an empty environment.
-wheel: $(VENV)/installed
+wheel: build
 	rm -rf dist
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist . --config-settings=build-dir=build/wheel
+	$(PIP) wheel $(NATIVE) --wheel-dir dist .
 	$(PYTHON) tests/wheel/try_wheel.py dist/*.whl
-
-# The CUDA kernels, for all their architectures, without a warning; needs nvcc, and no GPU.
-cuda: $(VENV)/installed
-	$(BIN)/cmake -S . -B build/cuda -G Ninja -DTVC_CUDA=ON -DTVC_CUDA_WERROR=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
-	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
-	$(BIN)/cmake --build build/cuda --target tvc_ops_cuda
 
 clean:
 	rm -rf $(VENV) build dist demo-output

@@ -134,31 +134,37 @@ struct Extent {
 };
 inline constexpr int64_t kAny = -1;
 
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() ? b.is_cpu() : a.is_cuda() == b.is_cuda() && a.get_device_index() == b.get_device_index();
+}
+
+// Sentences are put together only where one is needed: these checks run at every call.
 inline void check_tensor(const char* op, const char* argument, const Tensor& t, const Tensor& x,
                          std::initializer_list<Extent> shape, std::initializer_list<ScalarType> types) {
   bool fits = t.dim() == static_cast<int64_t>(shape.size());
-  std::ostringstream expected;
   int64_t d = 0;
   for (const Extent& extent : shape) {
     fits = fits && (extent.size == kAny || t.size(d) == extent.size);
-    expected << (d++ ? ", " : "");
-    if (extent.size == kAny) {
-      expected << extent.name;
-    } else {
-      expected << extent.size;
-    }
+    ++d;
   }
   if (!fits) {
+    std::ostringstream expected;
+    for (const Extent& extent : shape) {
+      expected << (&extent == shape.begin() ? "" : ", ");
+      extent.size == kAny ? expected << extent.name : expected << extent.size;
+    }
     fail(op, argument, " must be [", expected.str(), "] for x with ", x.size(1), " channels, got ", shape_of(t));
   }
-  if (device_of(t) != device_of(x)) {
+  if (!same_device(t, x)) {
     fail(op, argument, " must be on the device of x, ", device_of(x), ", got ", device_of(t));
   }
-  std::string allowed;
   for (ScalarType type : types) {
     if (t.scalar_type() == type) {
       return;
     }
+  }
+  std::string allowed;
+  for (ScalarType type : types) {
     if (allowed != name_of(type)) {
       allowed += (allowed.empty() ? "" : " or ") + std::string(name_of(type));
     }
@@ -185,7 +191,7 @@ inline void check_like(const char* op, const char* argument, const std::optional
   if (!fits) {
     fail(op, argument, " must be ", shape_of(x), " for x with ", x.size(1), " channels, got ", shape_of(*t));
   }
-  if (device_of(*t) != device_of(x)) {
+  if (!same_device(*t, x)) {
     fail(op, argument, " must be on the device of x, ", device_of(x), ", got ", device_of(*t));
   }
   if (t->scalar_type() != x.scalar_type()) {

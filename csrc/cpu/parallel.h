@@ -60,13 +60,13 @@ struct Schedule {
   int64_t weight_bytes;  // read once for each group of samples
   int64_t max_parts;     // into how many parts a sample can be cut
 
-  // Whether each thread takes samples of its own. All share each group of samples where there are too few to give each thread
-  // the same number, and where weights outweigh samples, so that each thread reads only its share of them.
+  // Whether each thread takes samples of its own, as it does unless there are too few to give each thread the same number: a
+  // group that is shared costs meetings of all threads, and on a busy machine each of these waits for the slowest.
   bool own_samples() const {
-    return threads() == 1 || (weight_bytes <= sample_bytes && (samples >= 4 * threads() || samples % threads() == 0));
+    return threads() == 1 || samples >= 4 * threads() || samples % threads() == 0;
   }
-  // Samples in a group: what fills about half of a level-2 cache, or, where weights outweigh samples or a group costs a meeting
-  // of all threads, what a last-level cache holds.
+  // Samples in a group: what fills about half of a level-2 cache, or, where weights outweigh samples or the group is shared,
+  // what a last-level cache holds.
   int64_t group() const {
     const bool large = weight_bytes > sample_bytes || !own_samples();
     const int64_t bytes = large ? std::max(int64_t{1} << 22, weight_bytes) : int64_t{1} << 19;

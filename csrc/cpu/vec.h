@@ -302,8 +302,8 @@ inline double sum(Vec<double> v) {
 // e^x to 2 units in the last place (Cephes' expf): 2^n times a polynomial in the rest.
 inline Vec<float> exp(Vec<float> x) {
   const Vec<float> low = splat(-87.33f), high = splat(89.f);  // infinite from 88.38 on, so that sigmoid(-inf) is 0
-  x = x < low ? low : (x > high ? high : x);   // NaN passes through
-  const Vec<float> magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  x = x < low ? low : (x > high ? high : x);                  // NaN passes through
+  const Vec<float> magic = splat(12582912.f);                 // 1.5 * 2^23: adding it rounds to an integer
   const Vec<float> shifted = x * 1.44269504f + magic;
   const Vec<float> n = shifted - magic;
   const Vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;

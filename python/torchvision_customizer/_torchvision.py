@@ -38,9 +38,9 @@ def _import_models() -> ModuleType:
             if missing is None or missing[1] not in _SCHEMAS:
                 raise
             if _stand_ins is None:
-                _stand_ins = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+                _stand_ins = torch.library.Library("torchvision", "FRAGMENT")
             # Raises where it is defined already, so that this loop ends.
-            _stand_ins.define(_SCHEMAS[missing[1]])  # type: ignore[no-untyped-call]
+            _stand_ins.define(_SCHEMAS[missing[1]])
             # What the failed import left behind refers to itself by name; it has to be imported anew.
             for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
                 del sys.modules[name]

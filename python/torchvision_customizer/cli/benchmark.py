@@ -102,8 +102,8 @@ def _entries(ctx: click.Context, parameter: click.Parameter, text: str | None) -
 )
 @click.option("--channels-last/--nchw", default=None, help="Memory layout. [default: NCHW; for --ops both]")
 @click.option("--training", is_flag=True, help="Time training steps; for --ops the backward.")
-@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="[default: as torch chooses]")
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True, help="Where to run.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of torch. [default: as torch chooses]")
 @click.option("--rounds", type=click.IntRange(min=2), help="Rounds of a comparison. [default: 15; for models 21]")
 @click.option(
     "--compile/--no-compile",

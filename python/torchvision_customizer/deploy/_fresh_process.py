@@ -32,11 +32,11 @@ def main(job_path: str) -> None:
     import torch
 
     for library in job["libraries"]:
-        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+        torch.ops.load_library(library)
     torch.set_num_threads(job["threads"])
 
     start = time.perf_counter()
-    program = torch.jit.load(job["file"])  # type: ignore[no-untyped-call]
+    program = torch.jit.load(job["file"])
     load_seconds = time.perf_counter() - start
 
     device = torch.device(job["device"])

@@ -29,7 +29,7 @@ def write(model: nn.Module, path: Path, example: Tensor) -> tuple[str, ...]:
             scripted = torch.jit.script(model)
         except (RuntimeError, torch.jit.frontend.FrontendError) as error:
             raise RuntimeError(f"export: TorchScript cannot compile {type(model).__name__}: {error}") from error
-        called: list[str] = torch.jit.export_opnames(scripted)  # type: ignore[no-untyped-call]
+        called: list[str] = torch.jit.export_opnames(scripted)
         ops = tuple(sorted(name for name in called if name.startswith("tvc::")))
         extra = {_metadata.NAME: json.dumps(_metadata.describe(example, ops))}
         torch.jit.save(scripted, str(path), _extra_files=extra)

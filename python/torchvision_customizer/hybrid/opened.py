@@ -94,7 +94,7 @@ class Extension(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The extended class has no name that pickle (or deepcopy, which asks here too) could look up.
-        return _new_extended, (self.mixin, self.base_class), self.__getstate__()  # type: ignore[no-untyped-call]
+        return _new_extended, (self.mixin, self.base_class), self.__getstate__()
 
 
 _extended_classes: dict[tuple[type[Extension], type[nn.Module]], type[Extension]] = {}
