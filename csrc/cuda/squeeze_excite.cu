@@ -131,7 +131,7 @@ struct InnerGradient {
     } else if (post == Activation::Relu) {
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        g[k] = to_acc(in.other[k]) > 0 ? g[k] : A(0);
+        g[k] = to_acc(in.other[k]) <= 0 ? A(0) : g[k];
       }
     }
   }

@@ -133,7 +133,7 @@ template <class A>
 __device__ inline A slope(A y, Activation kind) {
   switch (kind) {
     case Activation::None: return 1;
-    case Activation::Relu: return y > 0 ? 1 : 0;
+    case Activation::Relu: return y <= 0 ? 0 : 1;  // as in torch, NaN lets the gradient through
     case Activation::Silu: {
       const A s = sigmoid(y);
       return s * (1 + y * (1 - s));
