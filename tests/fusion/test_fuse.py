@@ -281,9 +281,10 @@ def test_resnet_agrees(fused_resnet: tuple[nn.Module, nn.Module], memory_format:
     plain, fused = (copy.deepcopy(model).to(memory_format=memory_format) for model in fused_resnet)
     x = torch.randn(2, 3, 64, 64).contiguous(memory_format=memory_format)
     torch.testing.assert_close(fused.eval()(x), plain.eval()(x), rtol=1e-5, atol=1e-5)
-    expected, actual = grads(plain.train(), x), grads(fused.train(), x)
+    # In float64: norms over the few positions of a small input amplify what float32 rounds, in one form as in the other.
+    expected, actual = grads(plain.double().train(), x.double()), grads(fused.double().train(), x.double())
     for name, gradient in expected.items():
-        torch.testing.assert_close(actual[name], gradient, rtol=2e-3, atol=1e-4, msg=lambda t, name=name: f"{name}: {t}")
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-6, atol=1e-9, msg=lambda t, name=name: f"{name}: {t}")
     assert list(fused.state_dict()) == list(plain.state_dict())
 
 

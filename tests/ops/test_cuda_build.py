@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import torchvision_customizer
+from torchvision_customizer.ops import native_status
 
 CSRC = Path(__file__).parents[2] / "csrc"
 SOURCES = sorted([*(CSRC / "cuda").glob("*.cu"), *(CSRC / "cuda").glob("*.cuh")])
 OPS = sorted((CSRC / "cuda").glob("*.cu"))
-LIBRARY = Path(torchvision_customizer.__file__).parent / "libtvc_ops_cuda.so"
+LIBRARY = native_status().cuda_library_path  # the installed one; not beside the sources of an editable installation
 
 FORBIDDEN = {
     r"\bcuda(Malloc|Free|HostAlloc)\w*": "memory comes from torch's allocator, or the op cannot be captured in a graph",
@@ -74,7 +75,7 @@ def test_an_op_has_the_same_name_in_every_room(path: Path) -> None:
 
 
 def _run(tool: str, *arguments: str) -> str:
-    if not LIBRARY.exists():
+    if LIBRARY is None:
         pytest.skip("libtvc_ops_cuda.so was not built (no nvcc)")
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} (binutils) is not installed")
