@@ -60,7 +60,7 @@ def main() -> None:
     step("What the new blocks cost")
     compare(patched)
 
-    step("A file that needs neither Python nor this package")
+    step("A file that needs no Python")
     fuse(patched)
     report = export(patched, OUTPUT / "resnet50_se.pt", example_input=x, verify=True)
     console.print(report.summary())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -24,6 +25,22 @@ _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 Weights = str | os.PathLike[str] | Enum | None
+
+
+# The unpickler runs a file's bytes as a program: bytes that are none stop it in any of these ways.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
 def resolve_weights(backbone: str, weights: Weights) -> Enum | Path | None:
@@ -102,7 +119,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
         if isinstance(error, pickle.UnpicklingError):
             reason = "it is damaged, or holds pickled objects, which are not loaded; save a state dict"
         else:
