@@ -44,11 +44,21 @@ inline void dot_tile(const A* in, const W* weight, const W* bias, int64_t inner,
       }
     }
   }
-  TVC_UNROLL
-  for (int i = 0; i < kSamples; ++i) {
+  A sums[kSamples * kRows];
+  if constexpr (kSamples * kRows % L == 0) {
     TVC_UNROLL
+    for (int i = 0; i < kSamples * kRows; i += L) {
+      store(sums + i, over_lanes<A>(&total[0][0] + i, [](Vec<A> a, Vec<A> b) { return a + b; }));
+    }
+  } else {
+    TVC_UNROLL
+    for (int i = 0; i < kSamples * kRows; ++i) {
+      sums[i] = sum(total[i / kRows][i % kRows]);
+    }
+  }
+  for (int i = 0; i < kSamples; ++i) {
     for (int r = 0; r < kRows; ++r) {
-      out[i * out_stride + row + r] = sum(total[i][r]) + (bias ? to_acc(bias[row + r]) : A(0));
+      out[i * out_stride + row + r] = sums[i * kRows + r] + (bias ? to_acc(bias[row + r]) : A(0));
     }
   }
 }
@@ -57,23 +67,24 @@ inline void dot_tile(const A* in, const W* weight, const W* bias, int64_t inner,
 template <class A, class W>
 void linear(const A* in, int64_t samples, const W* weight, const W* bias, int64_t rows, int64_t inner, A* out, int64_t begin,
             int64_t end) {
-  auto row_tiles = [&](auto rows_in_tile, int64_t row) {
-    constexpr int kRows = decltype(rows_in_tile)::value;
-    int64_t n = 0;
-    for (; n + kTileSamples <= samples; n += kTileSamples) {
-      dot_tile<kTileSamples, kRows>(in + n * inner, weight, bias, inner, out + n * rows, rows, row);
+  auto tiles = [&](auto samples_in_tile, auto rows_in_tile, int64_t first, int64_t last) {
+    constexpr int kSamples = decltype(samples_in_tile)::value, kRows = decltype(rows_in_tile)::value;
+    auto column_of_tiles = [&](auto rows_at_once, int64_t row) {
+      for (int64_t n = first; n < last; n += kSamples) {
+        dot_tile<kSamples, decltype(rows_at_once)::value>(in + n * inner, weight, bias, inner, out + n * rows, rows, row);
+      }
+    };
+    int64_t row = begin;
+    for (; row + kRows <= end; row += kRows) {
+      column_of_tiles(rows_in_tile, row);
     }
-    for (; n < samples; ++n) {
-      dot_tile<1, kRows>(in + n * inner, weight, bias, inner, out + n * rows, rows, row);
+    for (; row < end; ++row) {
+      column_of_tiles(std::integral_constant<int, 1>{}, row);
     }
   };
-  int64_t row = begin;
-  for (; row + kTileRows <= end; row += kTileRows) {
-    row_tiles(std::integral_constant<int, kTileRows>{}, row);
-  }
-  for (; row < end; ++row) {
-    row_tiles(std::integral_constant<int, 1>{}, row);
-  }
+  const int64_t whole = samples - samples % kTileSamples;
+  tiles(std::integral_constant<int, kTileSamples>{}, std::integral_constant<int, kTileRows>{}, 0, whole);
+  tiles(std::integral_constant<int, 1>{}, std::integral_constant<int, kTileSamples * kTileRows>{}, whole, samples);
 }
 
 // out[n][k] = sum_row in[n][row] * weight[row][k], columns begin to end; in (samples, rows), out (samples, columns).
@@ -127,19 +138,6 @@ void linear_transposed(const A* in, int64_t samples, const W* weight, int64_t ro
   }
   if (k < end) {
     samples_of(std::integral_constant<int, 1>{}, k, static_cast<int>(end - k));
-  }
-}
-
-// f over n elements, a vector at a time: f(Vec<A>...) of the inputs at the same place.
-template <class A, class F, class... In>
-inline void map(int64_t n, A* out, const F& f, const In*... in) {
-  constexpr int L = kLanes<A>;
-  int64_t i = 0;
-  for (; i + L <= n; i += L) {
-    store(out + i, f(load(in + i)...));
-  }
-  if (const int rest = static_cast<int>(n - i)) {
-    store(out + i, f(load(in + i, rest)...), rest);
   }
 }
 

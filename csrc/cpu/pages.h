@@ -21,4 +21,11 @@ inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int6
 #endif
 }
 
+// Whether an output of so many bytes is better written past the caches: what was written first would be gone from the last
+// level before the next op reads it, and a line that is not kept need not be read before it is written. A constant: what the
+// system says of the last level is the whole processor's, and on a virtual machine not even that.
+inline bool exceeds_caches(int64_t bytes) {
+  return bytes >= int64_t{1} << 24;
+}
+
 }  // namespace tvc

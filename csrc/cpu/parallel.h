@@ -68,7 +68,7 @@ struct Schedule {
   // Samples in a group: what fills about half of a level-2 cache, or, where weights outweigh samples or the group is shared,
   // what a last-level cache holds.
   int64_t group() const {
-    const bool large = weight_bytes > sample_bytes || !own_samples();
+    const bool large = 4 * weight_bytes > sample_bytes || !own_samples();
     const int64_t bytes = large ? std::max(int64_t{1} << 22, weight_bytes) : int64_t{1} << 19;
     return std::max<int64_t>(1, bytes / std::max<int64_t>(sample_bytes, 1));
   }

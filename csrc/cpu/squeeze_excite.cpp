@@ -15,6 +15,7 @@ struct SqueezeExcite {
   torch::headeronly::ScalarType type, weight_type;
   int64_t samples, channels, positions, reduced;
   bool channels_last;
+  bool stream;  // the output is too large to stay in a cache
   Activation act, post;
   Gate gate;
   const void *x, *w1, *b1, *w2, *b2, *residual;
@@ -36,21 +37,27 @@ using Buffer = std::unique_ptr<A[]>;
 
 enum class Post { None, Relu, Other };
 
-template <class T, class W>
+template <class T>
 struct Excite {
   using A = Acc<T>;
 
   const SqueezeExcite& args;
   Space space{args.channels, args.positions, args.channels_last};
   Schedule schedule{args.samples, space.size() * static_cast<int64_t>(sizeof(T)),
-                    2 * args.reduced * args.channels * static_cast<int64_t>(sizeof(W)), space.max_parts()};
+                    2 * args.reduced * args.channels * static_cast<int64_t>(sizeof(A)), space.max_parts()};
   int64_t sum_stride = space.partial_rows(schedule.parts()) * args.channels;  // of one sample
+
+  // f(W{}) for the type of the weights: that of x, or float beside a half x.
+  template <class F>
+  void with_weights(const F& f) const {
+    args.weight_type == args.type ? f(T{}) : f(A{});
+  }
 
   // means = sums / S of samples begin to end.
   void means(int64_t begin, int64_t end, int64_t parts, A* sums, A* mean) const {
     const A share = A(1) / static_cast<A>(args.positions);
     for (int64_t n = begin; n < end; ++n) {
-      add_partial_rows(sums + n * sum_stride, space.partial_rows(parts), args.channels);
+      combine_partial_rows<Reduce::Sum>(sums + n * sum_stride, space.partial_rows(parts), args.channels);
       map(args.channels, mean + n * args.channels, [&](Vec<A> v) { return v * share; }, sums + n * sum_stride);
     }
   }
@@ -60,15 +67,21 @@ struct Excite {
   void gates(int64_t begin, int64_t end, const Split& split, const A* mean, A* before_act, A* hidden, A* scale) const {
     const int64_t C = args.channels, R = args.reduced, n = end - begin;
     split(R, n * C, [&](int64_t i, int64_t j) {
-      linear(mean + begin * C, n, static_cast<const W*>(args.w1), static_cast<const W*>(args.b1), R, C, before_act + begin * R,
-             i, j);
+      with_weights([&](auto weight) {
+        using W = decltype(weight);
+        linear(mean + begin * C, n, static_cast<const W*>(args.w1), static_cast<const W*>(args.b1), R, C,
+               before_act + begin * R, i, j);
+      });
       for (int64_t s = begin; s < end; ++s) {
         map(j - i, hidden + s * R + i, [&](Vec<A> v) { return activate<A>(v, args.act); }, before_act + s * R + i);
       }
     });
     split(C, n * R, [&](int64_t i, int64_t j) {
-      linear(hidden + begin * R, n, static_cast<const W*>(args.w2), static_cast<const W*>(args.b2), C, R, scale + begin * C, i,
-             j);
+      with_weights([&](auto weight) {
+        using W = decltype(weight);
+        linear(hidden + begin * R, n, static_cast<const W*>(args.w2), static_cast<const W*>(args.b2), C, R, scale + begin * C,
+               i, j);
+      });
       for (int64_t s = begin; s < end; ++s) {
         map(j - i, scale + s * C + i, [&](Vec<A> v) { return gate_of<A>(v, args.gate); }, scale + s * C + i);
       }
@@ -94,22 +107,7 @@ struct Excite {
             },
             [&](int64_t begin, int64_t end, Part part) {
               for (int64_t n = end; n-- > begin;) {  // backwards: what was read last is nearest
-                const T* x = static_cast<const T*>(args.x) + n * space.size();
-                const T* residual = static_cast<const T*>(args.residual) + (has_residual ? n * space.size() : 0);
-                T* out = static_cast<T*>(args.out) + n * space.size();
-                const A* const gate[] = {scale.get() + n * C};
-                for_each_vector<1, A>(space, part, gate, [=, kind = args.post](int64_t at, const Vec<A>(&s)[1], auto... lanes) {
-                  Vec<A> y = load(x + at, lanes...) * s[0];
-                  if constexpr (has_residual) {
-                    y += load(residual + at, lanes...);
-                  }
-                  if constexpr (post == Post::Relu) {
-                    y = activate<A>(y, Activation::Relu);
-                  } else if constexpr (post == Post::Other) {
-                    y = activate<A>(y, kind);
-                  }
-                  store(out + at, y, lanes...);
-                });
+                apply(n, part, post, has_residual, scale.get() + n * C);
               }
             });
       });
@@ -131,9 +129,32 @@ struct Excite {
 
   // Sums over space of sample n.
   void sum(int64_t n, Part part, A* sums) const {
-    const T* x = static_cast<const T*>(args.x) + n * space.size();
-    A* const into[] = {sums + n * sum_stride};
-    sum_over_space<1, A>(space, part, [&](int64_t at, Vec<A>(&v)[1], auto... lanes) { v[0] = load(x + at, lanes...); }, into);
+    const Arrays<const T, 1> x{static_cast<const T*>(args.x) + n * space.size()};
+    reduce_over_space<T, Reduce::Sum>(space, part, Arrays<const A, 0>{}, x, Arrays<A, 1>{sums + n * sum_stride},
+                                      [](const auto&, const auto& v) { return v; });
+  }
+
+  // out = post(x * scale + residual) of sample n.
+  template <class PostConstant, class HasResidual>
+  void apply(int64_t n, Part part, PostConstant post, HasResidual has_residual, const A* scale) const {
+    constexpr size_t kIn = HasResidual::value ? 2 : 1;
+    Arrays<const T, kIn> in{static_cast<const T*>(args.x) + n * space.size()};
+    if constexpr (has_residual) {
+      in[1] = static_cast<const T*>(args.residual) + n * space.size();
+    }
+    const Arrays<T, 1> out{static_cast<T*>(args.out) + n * space.size()};
+    transform<T>(space, part, Arrays<const A, 1>{scale}, in, out, args.stream, [=, kind = args.post](const auto& s, const auto& v) {
+      Vec<A> y = v[0] * s[0];
+      if constexpr (has_residual) {
+        y += v[1];
+      }
+      if constexpr (post == Post::Relu) {
+        y = activate<A>(y, Activation::Relu);
+      } else if constexpr (post == Post::Other) {
+        y = activate<A>(y, kind);
+      }
+      return Values<A, 1>{y};
+    });
   }
 
   void backward(const SqueezeExciteBackward& b) const {
@@ -145,39 +166,35 @@ struct Excite {
     // What went into post: relu's slope is read off its output, the other ones' needs x * scale + residual again.
     const bool needs_input = args.post != Activation::None && args.post != Activation::Relu;
 
-    // The gradient that reaches x * scale + residual, at one vector.
-    auto inner_grad = [&](int64_t n, auto post, const Vec<A>& s, int64_t at, auto... lanes) {
-      const int64_t offset = n * space.size() + at;
-      const Vec<A> grad = load(static_cast<const T*>(b.grad) + offset, lanes...);
-      if constexpr (post == Post::None) {
-        return grad;
-      } else if constexpr (post == Post::Relu) {
-        const Vec<A> out = load(static_cast<const T*>(b.out) + offset, lanes...);
-        return out <= Vec<A>{} ? Vec<A>{} : grad;  // NaN lets it through, as torch does
+    // The inputs that the gradient before post is made of: the gradient, and x, out, or x and residual.
+    auto inputs = [&](int64_t n, auto post) {
+      const int64_t offset = n * space.size();
+      auto at = [&](const void* data) { return data ? static_cast<const T*>(data) + offset : static_cast<const T*>(b.grad); };
+      if constexpr (post == Post::Relu) {
+        return Arrays<const T, 3>{at(b.grad), at(args.x), at(b.out)};
+      } else if constexpr (post == Post::Other) {
+        return Arrays<const T, 3>{at(b.grad), at(args.x), at(args.residual)};
       } else {
-        Vec<A> y = load(static_cast<const T*>(args.x) + offset, lanes...) * s;
-        if (args.residual) {
-          y += load(static_cast<const T*>(args.residual) + offset, lanes...);
-        }
-        return Vec<A>(grad * slope<A>(y, args.post));
+        return Arrays<const T, 2>{at(b.grad), at(args.x)};
+      }
+    };
+    // The gradient that reaches x * scale + residual.
+    auto inner_grad = [kind = args.post, residual = args.residual != nullptr](auto post, const auto& v, Vec<A> s) {
+      if constexpr (post == Post::Relu) {
+        return Vec<A>(v[2] <= Vec<A>{} ? Vec<A>{} : v[0]);  // NaN lets it through, as torch does
+      } else if constexpr (post == Post::Other) {
+        const Vec<A> y = v[1] * s;
+        return Vec<A>(v[0] * slope<A>(residual ? Vec<A>(y + v[2]) : y, kind));
+      } else {
+        return v[0];
       }
     };
     // Means, and sums over space of gradient times x, which is the gradient of the scale.
     auto first = [&](int64_t n, Part part, auto post) {
-      const T* x = static_cast<const T*>(args.x) + n * space.size();
-      A* const into[] = {sums.get() + n * sum_stride, products.get() + n * sum_stride};
-      sum_over_space<2, A>(
-          space, part,
-          [&](int64_t at, Vec<A>(&v)[2], auto... lanes) {
-            v[0] = load(x + at, lanes...);
-            Vec<A> s{};
-            if constexpr (post == Post::Other) {
-              const A* gate = scale.get() + n * C;
-              s = space.channels_last ? load(gate + at % C, lanes...) : splat(gate[at / args.positions]);
-            }
-            v[1] = v[0] * inner_grad(n, post, s, at, lanes...);
-          },
-          into);
+      const Arrays<A, 2> into{sums.get() + n * sum_stride, products.get() + n * sum_stride};
+      reduce_over_space<T, Reduce::Sum, Reduce::Sum>(
+          space, part, Arrays<const A, 1>{scale.get() + n * C}, inputs(n, post), into,
+          [&](const auto& s, const auto& v) { return Values<A, 2>{v[1], Vec<A>(v[1] * inner_grad(post, v, s[0]))}; });
     };
     auto middle = [&](int64_t begin, int64_t end, const auto& split, int64_t parts) {
       const int64_t n = end - begin;
@@ -186,13 +203,16 @@ struct Excite {
         gates(begin, end, split, mean, before_act.get(), hidden, scale.get());
       }
       for (int64_t s = begin; s < end; ++s) {
-        add_partial_rows(products.get() + s * sum_stride, space.partial_rows(parts), C);
+        combine_partial_rows<Reduce::Sum>(products.get() + s * sum_stride, space.partial_rows(parts), C);
         map(
             C, grad_gate + s * C, [&](Vec<A> g, Vec<A> v) { return g * gate_slope<A>(v, args.gate); },
             products.get() + s * sum_stride, scale.get() + s * C);
       }
       split(R, n * C, [&](int64_t i, int64_t j) {
-        linear_transposed(grad_gate + begin * C, n, static_cast<const W*>(args.w2), C, R, grad_act + begin * R, i, j);
+        with_weights([&](auto weight) {
+          const auto* w2 = static_cast<const decltype(weight)*>(args.w2);
+          linear_transposed(grad_gate + begin * C, n, w2, C, R, grad_act + begin * R, i, j);
+        });
         for (int64_t s = begin; s < end; ++s) {
           map(
               j - i, grad_act + s * R + i, [&](Vec<A> g, Vec<A> y) { return g * slope<A>(y, args.act); }, grad_act + s * R + i,
@@ -201,23 +221,30 @@ struct Excite {
       });
       const A share = A(1) / static_cast<A>(args.positions);
       split(C, n * R, [&](int64_t i, int64_t j) {
-        linear_transposed(grad_act + begin * R, n, static_cast<const W*>(args.w1), R, C, shift.get() + begin * C, i, j);
+        with_weights([&](auto weight) {
+          const auto* w1 = static_cast<const decltype(weight)*>(args.w1);
+          linear_transposed(grad_act + begin * R, n, w1, R, C, shift.get() + begin * C, i, j);
+        });
         for (int64_t s = begin; s < end; ++s) {
           map(j - i, shift.get() + s * C + i, [&](Vec<A> v) { return quiet(v * share); }, shift.get() + s * C + i);
         }
       });
     };
     auto second = [&](int64_t n, Part part, auto post, auto has_residual) {
-      T* grad_x = static_cast<T*>(b.grad_x) + n * space.size();
-      T* grad_residual = static_cast<T*>(b.grad_residual) + (has_residual ? n * space.size() : 0);
-      const A* const gates_of_sample[] = {scale.get() + n * C, shift.get() + n * C};
-      for_each_vector<2, A>(space, part, gates_of_sample, [&](int64_t at, const Vec<A>(&s)[2], auto... lanes) {
-        const Vec<A> g = inner_grad(n, post, s[0], at, lanes...);
-        store(grad_x + at, Vec<A>(g * s[0] + s[1]), lanes...);
-        if constexpr (has_residual) {
-          store(grad_residual + at, g, lanes...);
-        }
-      });
+      constexpr size_t kOut = has_residual ? 2 : 1;
+      Arrays<T, kOut> out{static_cast<T*>(b.grad_x) + n * space.size()};
+      if constexpr (has_residual) {
+        out[1] = static_cast<T*>(b.grad_residual) + n * space.size();
+      }
+      transform<T>(space, part, Arrays<const A, 2>{scale.get() + n * C, shift.get() + n * C}, inputs(n, post), out, args.stream,
+                   [&](const auto& s, const auto& v) {
+                     const Vec<A> g = inner_grad(post, v, s[0]);
+                     Values<A, kOut> y{Vec<A>(g * s[0] + s[1])};
+                     if constexpr (has_residual) {
+                       y[1] = g;
+                     }
+                     return y;
+                   });
     };
     auto each = [](int64_t begin, int64_t end, const auto& f) {
       for (int64_t n = begin; n < end; ++n) {
@@ -258,25 +285,12 @@ struct Excite {
   }
 };
 
-// Runs f(Excite<T, W>) for the types of x and of the weights: those of x, or float beside a half x.
-template <class F>
-void with_types(const SqueezeExcite& args, const F& f) {
-  with_type(args.type, [&](auto element) {
-    using T = decltype(element);
-    if (args.weight_type == args.type) {
-      f(Excite<T, T>{args});
-    } else {
-      f(Excite<T, Acc<T>>{args});
-    }
-  });
-}
-
 void squeeze_excite_kernel(const SqueezeExcite& args) {
-  with_types(args, [](const auto& op) { op.forward(); });
+  with_type(args.type, [&](auto element) { Excite<decltype(element)>{args}.forward(); });
 }
 
 void squeeze_excite_backward_kernel(const SqueezeExciteBackward& args) {
-  with_types(args.forward, [&](const auto& op) { op.backward(args); });
+  with_type(args.forward.type, [&](auto element) { Excite<decltype(element)>{args.forward}.backward(args); });
 }
 
 }  // namespace TVC_ISA
@@ -298,6 +312,10 @@ TVC_KERNEL(squeeze_excite_backward_kernel, SqueezeExciteBackward)
 namespace tvc {
 namespace {
 
+int64_t bytes(const Tensor& t) {
+  return t.numel() * static_cast<int64_t>(t.element_size());
+}
+
 SqueezeExcite arguments(const SqueezeExciteTensors& t) {
   const Extents extent = extents(t.x);
   auto data = [](const std::optional<Tensor>& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; };
@@ -308,6 +326,7 @@ SqueezeExcite arguments(const SqueezeExciteTensors& t) {
           extent.positions,
           t.w1.size(0),
           extent.channels_last,
+          exceeds_caches(bytes(t.x)),
           t.act,
           t.post,
           t.gate,
@@ -318,10 +337,6 @@ SqueezeExcite arguments(const SqueezeExciteTensors& t) {
           data(t.b2),
           data(t.residual),
           nullptr};
-}
-
-int64_t bytes(const Tensor& t) {
-  return t.numel() * static_cast<int64_t>(t.element_size());
 }
 
 Tensor squeeze_excite_cpu(Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,

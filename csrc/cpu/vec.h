@@ -8,6 +8,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <type_traits>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -97,21 +100,22 @@ inline Vec<float> load(const bfloat16* p) {
   return widen(bits);
 }
 
-// Rounds to nearest even by integer addition, which keeps a NaN one as long as the lower half of its bits is 0. That holds for
-// NaNs that were loaded from bfloat16 and those that arithmetic makes; what comes from float32 weights goes through quiet().
-inline Bits16 narrow(Vec<float> v) {
+// The bits of v with the upper half rounded to nearest even, by integer addition, which keeps a NaN one as long as the lower
+// half of its bits is 0. That holds for NaNs that were loaded from bfloat16 and those that arithmetic makes; what comes from
+// float32 weights goes through quiet().
+inline Bits32 rounded(Vec<float> v) {
 #if defined(__AVX512BW__)
   const __m512i bits = _mm512_castps_si512((__m512)v);
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-  __m512i rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
-  rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
-  const __m512i upper_halves = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29, 27, 25, 23, 21, 19, 17,
-                                                15, 13, 11, 9, 7, 5, 3, 1);
-  return (Bits16)_mm512_castsi512_si256(_mm512_permutexvar_epi16(upper_halves, rounded));
+  const __m512i up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  return (Bits32)_mm512_mask_add_epi32(up, odd, up, _mm512_set1_epi32(1));
 #else
   const Bits32 bits = bitcast<Bits32>(v);
-  return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Bits16);
+  return bits + 0x7fff + ((bits >> 16) & 1);
 #endif
+}
+inline Bits16 narrow(Vec<float> v) {
+  return __builtin_convertvector(rounded(v) >> 16, Bits16);
 }
 
 // v, with NaNs that narrow() keeps.
@@ -240,6 +244,9 @@ inline void store(T* p, Vec<Acc<T>> v, int n) {
 inline __mmask16 first(int n) {
   return static_cast<__mmask16>((1u << n) - 1);
 }
+inline __mmask32 first32(int n) {
+  return static_cast<__mmask32>((uint64_t{1} << n) - 1);
+}
 template <>
 inline Vec<float> load(const float* p, int n) {
   return (Vec<float>)_mm512_maskz_loadu_ps(first(n), p);
@@ -278,6 +285,204 @@ inline void store(float* p, Vec<float> v, int n) {
 }
 #endif
 
+// ---- packs: as many elements as one load of full width holds ----
+//
+// A pack of float16 or bfloat16 is two vectors in an order of its own, which is the cheap one to take apart and to put
+// together: for bfloat16 the elements of even and of odd index. What is computed for each element alone does not see the order;
+// what meets accumulation-type values per element loads and stores those in the same order (load_ordered, store_ordered).
+
+template <class T>
+inline constexpr int kPack = TVC_VECTOR_BYTES / sizeof(T) / kLanes<Acc<T>>;
+template <class T>
+inline constexpr int kPackLanes = kPack<T> * kLanes<Acc<T>>;
+
+template <class T>
+struct Pack {
+  Vec<Acc<T>> v[kPack<T>];
+};
+
+// The first n elements at p (all by default) in a register; the others are 0.
+template <class T>
+inline Bits32 load_bits(const T* p) {
+  Bits32 bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return bits;
+}
+template <class T>
+inline void store_bits(T* p, Bits32 bits) {
+  std::memcpy(p, &bits, sizeof(bits));
+}
+// Past the caches: for a p that is aligned to a vector; finish_streams() before others read.
+template <class T>
+inline bool can_stream(const T* p) {
+#if defined(__x86_64__)
+  return reinterpret_cast<uintptr_t>(p) % TVC_VECTOR_BYTES == 0;
+#else
+  return false;
+#endif
+}
+template <class T>
+inline void stream_bits(T* p, Bits32 bits) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)bits);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)bits);
+#elif defined(__x86_64__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)bits);
+#else
+  store_bits(p, bits);
+#endif
+}
+inline void finish_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+template <class T>
+inline Bits32 load_bits(const T* p, int n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 2) {
+    return (Bits32)_mm512_maskz_loadu_epi16(first32(n), p);
+  } else if constexpr (sizeof(T) == 4) {
+    return (Bits32)_mm512_maskz_loadu_epi32(first(n), p);
+  } else {
+    return (Bits32)_mm512_maskz_loadu_epi64(static_cast<__mmask8>(first(n)), p);
+  }
+#else
+  Bits32 bits{};
+  std::memcpy(&bits, p, static_cast<size_t>(n) * sizeof(T));
+  return bits;
+#endif
+}
+template <class T>
+inline void store_bits(T* p, Bits32 bits, int n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 2) {
+    _mm512_mask_storeu_epi16(p, first32(n), (__m512i)bits);
+  } else if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_epi32(p, first(n), (__m512i)bits);
+  } else {
+    _mm512_mask_storeu_epi64(p, static_cast<__mmask8>(first(n)), (__m512i)bits);
+  }
+#else
+  std::memcpy(p, &bits, static_cast<size_t>(n) * sizeof(T));
+#endif
+}
+
+template <class T>
+inline Pack<T> unpack(Bits32 bits) {
+  if constexpr (sizeof(T) > 2) {
+    return {{bitcast<Vec<Acc<T>>>(bits)}};
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    return {{bitcast<Vec<float>>(bits << 16), bitcast<Vec<float>>(bits & 0xffff0000)}};
+  } else {
+#if defined(__AVX512F__)
+    const __m512i b = (__m512i)bits;
+    return {{(Vec<float>)_mm512_cvtph_ps(_mm512_castsi512_si256(b)), (Vec<float>)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(b, 1))}};
+#endif
+    half h[2 * kLanes<float>];
+    std::memcpy(h, &bits, sizeof(h));
+    return {{load(h), load(h + kLanes<float>)}};
+  }
+}
+template <class T>
+inline Bits32 pack(const Pack<T>& p) {
+  if constexpr (sizeof(T) > 2) {
+    return bitcast<Bits32>(p.v[0]);
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    return (rounded(p.v[0]) >> 16) | (rounded(p.v[1]) & 0xffff0000);
+  } else {
+#if defined(__AVX512F__)
+    const __m256i low = _mm512_cvtps_ph((__m512)p.v[0], _MM_FROUND_TO_NEAREST_INT);
+    return (Bits32)_mm512_inserti64x4(_mm512_castsi256_si512(low), _mm512_cvtps_ph((__m512)p.v[1], _MM_FROUND_TO_NEAREST_INT), 1);
+#endif
+    half h[2 * kLanes<float>];
+    store(h, p.v[0]);
+    store(h + kLanes<float>, p.v[1]);
+    return load_bits(h);
+  }
+}
+
+// A pack of elements at p, or of the first n.
+template <class T, class... N>
+inline Pack<T> load_pack(const T* p, N... n) {
+  return unpack<T>(load_bits(p, n...));
+}
+template <class T, class... N>
+inline void store_pack(T* p, const Pack<T>& v, N... n) {
+  store_bits(p, pack<T>(v), n...);
+}
+
+template <class T>
+inline void stream_pack(T* p, const Pack<T>& v) {
+  stream_bits(p, pack<T>(v));
+}
+
+template <class V, int... i>
+inline V shuffle(V a, V b, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(a, b, i...);
+}
+template <int kStart, int kStep, int... i>
+inline auto steps(std::integer_sequence<int, i...>) {
+  return std::integer_sequence<int, (kStart + kStep * i)...>{};
+}
+template <int kStart, int kLength, int... i>
+inline auto zip(std::integer_sequence<int, i...>) {
+  return std::integer_sequence<int, (kStart + i / 2 + (i % 2) * kLength)...>{};
+}
+
+// Accumulation-type values that stand beside a pack of T, in its order; `elements` (by default all) are there.
+template <class T>
+inline Pack<T> load_ordered(const Acc<T>* p) {
+  constexpr int L = kLanes<Acc<T>>;
+  using All = std::make_integer_sequence<int, L>;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    const Vec<float> a = load(p), b = load(p + L);
+    return {{shuffle(a, b, steps<0, 2>(All{})), shuffle(a, b, steps<1, 2>(All{}))}};
+  } else if constexpr (kPack<T> == 2) {
+    return {{load(p), load(p + L)}};
+  } else {
+    return {{load(p)}};
+  }
+}
+template <class T>
+inline void store_ordered(Acc<T>* p, const Pack<T>& v) {
+  constexpr int L = kLanes<Acc<T>>;
+  using All = std::make_integer_sequence<int, L>;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    store(p, shuffle(v.v[0], v.v[1], zip<0, L>(All{})));
+    store(p + L, shuffle(v.v[0], v.v[1], zip<L / 2, L>(All{})));
+  } else {
+    TVC_UNROLL
+    for (int k = 0; k < kPack<T>; ++k) {
+      store(p + k * L, v.v[k]);
+    }
+  }
+}
+template <class T>
+inline Pack<T> load_ordered(const Acc<T>* p, int elements) {
+  Acc<T> all[kPackLanes<T>] = {};
+  std::memcpy(all, p, sizeof(Acc<T>) * static_cast<size_t>(elements));
+  return load_ordered<T>(all);
+}
+template <class T>
+inline void store_ordered(Acc<T>* p, const Pack<T>& v, int elements) {
+  Acc<T> all[kPackLanes<T>];
+  store_ordered<T>(all, v);
+  std::memcpy(p, all, sizeof(Acc<T>) * static_cast<size_t>(elements));
+}
+
+// Vector k of a pack of which only the first n elements are there, with `other` in place of the rest.
+template <class T>
+inline Vec<Acc<T>> keep_elements(Vec<Acc<T>> v, int k, Vec<Acc<T>> other, int n) {
+  using Index = std::conditional_t<sizeof(Acc<T>) == 8, int64_t, int32_t>;
+  Vec<Index> element{};
+  for (int i = 0; i < kLanes<Acc<T>>; ++i) {
+    element[i] = std::is_same_v<T, bfloat16> ? 2 * i + k : i + k * kLanes<Acc<T>>;
+  }
+  return element < n ? v : other;
+}
+
 // ---- arithmetic ----
 
 inline float sum(Vec<float> v) {
@@ -297,6 +502,33 @@ inline double sum(Vec<double> v) {
     s += v[i];
   }
   return s;
+}
+
+// torch's amax: NaN where either is.
+template <class V>
+inline V maximum(V a, V b) {
+  return (a > b) | (a != a) ? a : b;
+}
+
+// Each of kLanes vectors reduced over its lanes: that of v[i] in lane i. Fewer steps than one after the other; v is overwritten.
+template <int kHalf, class V, class F, int... i>
+inline V fold_halves(V a, V b, const F& f, std::integer_sequence<int, i...>) {
+  // Of each 2 * kHalf lanes: the first halves of a and of b, with the second halves of both.
+  constexpr int L = sizeof...(i);
+  return f(__builtin_shufflevector(a, b, (i & kHalf ? L + i - kHalf : i)...),
+           __builtin_shufflevector(a, b, (i & kHalf ? L + i : i + kHalf)...));
+}
+template <class A, class F, int kHalf = kLanes<A> / 2>
+inline Vec<A> over_lanes(Vec<A>* v, const F& f) {
+  if constexpr (kHalf == 0) {
+    return v[0];
+  } else {
+    TVC_UNROLL
+    for (int i = 0; i < kHalf; ++i) {
+      v[i] = fold_halves<kHalf>(v[i], v[i + kHalf], f, std::make_integer_sequence<int, kLanes<A>>{});
+    }
+    return over_lanes<A, F, kHalf / 2>(v, f);
+  }
 }
 
 // e^x to 2 units in the last place (Cephes' expf): 2^n times a polynomial in the rest.
@@ -419,6 +651,19 @@ inline Vec<A> gate_slope(Vec<A> s, Gate kind) {
       return s * (2 - s);
   }
   return s;
+}
+
+// f over n elements, a vector at a time: f(Vec<A>...) of the inputs at the same place.
+template <class A, class F, class... In>
+inline void map(int64_t n, A* out, const F& f, const In*... in) {
+  constexpr int L = kLanes<A>;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) {
+    store(out + i, f(load(in + i)...));
+  }
+  if (const int rest = static_cast<int>(n - i)) {
+    store(out + i, f(load(in + i, rest)...), rest);
+  }
 }
 
 }  // namespace tvc::TVC_ISA
