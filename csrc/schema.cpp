@@ -8,6 +8,9 @@ TVC_SCHEMAS(m) {
       "squeeze_excite(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act='relu', str gate='sigmoid', "
       "Tensor? residual=None, str post='none') -> Tensor");
   m.define(
+      "_squeeze_excite_(Tensor(a!) x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act, str gate, Tensor? residual, "
+      "str post) -> ()");
+  m.define(
       "_squeeze_excite_backward(Tensor grad, Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act, str gate, "
       "Tensor? residual, str post, Tensor? out, bool residual_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -38,7 +38,7 @@ def test_every_op_is_in_the_benchmark() -> None:
 
 
 def test_every_schema_has_its_kernels_and_its_registration() -> None:
-    schemas = set(re.findall(r'"(\w+)\(Tensor', (ROOT / "csrc" / "schema.cpp").read_text()))
+    schemas = set(re.findall(r'"(\w+)\(Tensor(?:\(a!\))? ', (ROOT / "csrc" / "schema.cpp").read_text()))
     assert schemas == set(ops.OPS)
     for room, pattern in (("cpu", "*.cpp"), ("cuda", "*.cu")):
         text = "".join(path.read_text() for path in (ROOT / "csrc" / room).glob(pattern))
@@ -48,16 +48,21 @@ def test_every_schema_has_its_kernels_and_its_registration() -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_files_of_an_op_have_the_same_order(op: str) -> None:
     text = (PACKAGE / "ops" / f"{op}.py").read_text()
-    order = ["def reference(", "def backward_reference(", "def _fake(", "def _setup_context(", "def _backward("]
-    order += ["def _autocast(", "def _flops(", "op.register(", f"def {op}("]
+    order = ["def _check(", "def reference(", "def backward_reference(", "def _setup_context(", "def _backward("]
+    order += ["def _flops(", "op.register(", f"def {op}("]
     places = [text.find(line) for line in order]
     assert -1 not in places and places == sorted(places)
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_the_function_takes_what_the_schema_does(op: str) -> None:
-    parameters = inspect.signature(getattr(ops, op)).parameters.values()
+    parameters = list(inspect.signature(getattr(ops, op)).parameters.values())
     schema = ops.OPS[op].overload._schema.arguments
+    if f"_{op}_" in ops.OPS:
+        last = parameters.pop()
+        assert (last.name, last.default) == ("inplace", False)
+        names = [argument.name for argument in ops.OPS[f"_{op}_"].overload._schema.arguments]
+        assert names == [argument.name for argument in schema]
     assert [p.name for p in parameters] == [a.name for a in schema]
     for parameter, argument in zip(parameters, schema, strict=True):
         required = parameter.default is inspect.Parameter.empty

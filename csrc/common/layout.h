@@ -78,4 +78,25 @@ inline Tensor with_layout_of(const Tensor& t, const Tensor& x) {
   return t;
 }
 
+// forward(out) into x itself where the kernels read x as it is; else by way of the copy that they read.
+template <class Forward>
+void in_place(Tensor& x, const Tensor& dense_x, const Forward& forward) {
+  if (x.numel() == 0) {
+    return;
+  }
+  Tensor out = dense_x;
+  forward(out);
+  if (out.const_data_ptr() != x.const_data_ptr()) {
+    torch::stable::copy_(x, out);
+  }
+}
+
+inline int64_t bytes(const Tensor& t) {
+  return t.numel() * static_cast<int64_t>(t.element_size());
+}
+
+inline const void* data_or_null(const std::optional<Tensor>& t) {
+  return t ? t->const_data_ptr() : nullptr;
+}
+
 }  // namespace tvc

@@ -105,4 +105,37 @@ struct SqueezeExciteGradients {
   std::optional<Tensor> out;
 };
 
+// The ops, with the argument list that all devices share. Kernels::forward(tensors, out) writes out, which may be x;
+// Kernels::backward(tensors, gradients) writes the gradients. Neither is called where x has no elements.
+
+template <class Kernels>
+Tensor squeeze_excite(Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,
+                      std::string gate, std::optional<Tensor> residual, std::string post) {
+  const SqueezeExciteTensors t(kSqueezeExcite, x, w1, b1, w2, b2, act, gate, residual, post);
+  Tensor out = torch::stable::empty_like(t.x);
+  if (out.numel() > 0) {
+    Kernels::forward(t, out);
+  }
+  return out;
+}
+
+template <class Kernels>
+void squeeze_excite_(Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,
+                     std::string gate, std::optional<Tensor> residual, std::string post) {
+  const SqueezeExciteTensors t(kSqueezeExcite, x, w1, b1, w2, b2, act, gate, residual, post);
+  in_place(x, t.x, [&](Tensor& out) { Kernels::forward(t, out); });
+}
+
+template <class Kernels>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> squeeze_excite_backward(
+    Tensor grad, Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,
+    std::string gate, std::optional<Tensor> residual, std::string post, std::optional<Tensor> out, bool residual_grad) {
+  const SqueezeExciteTensors t(kSqueezeExciteBackward, x, w1, b1, w2, b2, act, gate, residual, post);
+  SqueezeExciteGradients g(t, grad, out, residual_grad);
+  if (t.x.numel() > 0) {
+    Kernels::backward(t, g);
+  }
+  return g.finish(t);
+}
+
 }  // namespace tvc

@@ -301,8 +301,6 @@ void squeeze_excite_backward_kernel(const SqueezeExciteBackward& args) {
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <tuple>
-
 #include "../common/squeeze_excite.h"
 #include "pages.h"
 
@@ -312,76 +310,65 @@ TVC_KERNEL(squeeze_excite_backward_kernel, SqueezeExciteBackward)
 namespace tvc {
 namespace {
 
-int64_t bytes(const Tensor& t) {
-  return t.numel() * static_cast<int64_t>(t.element_size());
-}
+struct Kernels {
+  static SqueezeExcite arguments(const SqueezeExciteTensors& t) {
+    const Extents extent = extents(t.x);
+    return {t.x.scalar_type(),
+            t.w1.scalar_type(),
+            extent.samples,
+            extent.channels,
+            extent.positions,
+            t.w1.size(0),
+            extent.channels_last,
+            exceeds_caches(bytes(t.x)),
+            t.act,
+            t.post,
+            t.gate,
+            t.x.const_data_ptr(),
+            t.w1.const_data_ptr(),
+            data_or_null(t.b1),
+            t.w2.const_data_ptr(),
+            data_or_null(t.b2),
+            data_or_null(t.residual),
+            nullptr};
+  }
 
-SqueezeExcite arguments(const SqueezeExciteTensors& t) {
-  const Extents extent = extents(t.x);
-  auto data = [](const std::optional<Tensor>& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; };
-  return {t.x.scalar_type(),
-          t.w1.scalar_type(),
-          extent.samples,
-          extent.channels,
-          extent.positions,
-          t.w1.size(0),
-          extent.channels_last,
-          exceeds_caches(bytes(t.x)),
-          t.act,
-          t.post,
-          t.gate,
-          t.x.const_data_ptr(),
-          t.w1.const_data_ptr(),
-          data(t.b1),
-          t.w2.const_data_ptr(),
-          data(t.b2),
-          data(t.residual),
-          nullptr};
-}
-
-Tensor squeeze_excite_cpu(Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,
-                          std::string gate, std::optional<Tensor> residual, std::string post) {
-  const SqueezeExciteTensors t(kSqueezeExcite, x, w1, b1, w2, b2, act, gate, residual, post);
-  Tensor out = torch::stable::empty_like(t.x);
-  if (out.numel() > 0) {
+  static void forward(const SqueezeExciteTensors& t, Tensor& out) {
     SqueezeExcite args = arguments(t);
     args.out = out.mutable_data_ptr();
-    advise_huge_pages(args.out, bytes(t.x));
+    if (args.out == args.x) {
+      args.stream = false;  // its lines are in the caches already
+    } else {
+      advise_huge_pages(args.out, bytes(t.x));
+    }
     squeeze_excite_kernel(args);
   }
-  return out;
-}
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> squeeze_excite_backward_cpu(
-    Tensor grad, Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,
-    std::string gate, std::optional<Tensor> residual, std::string post, std::optional<Tensor> out, bool residual_grad) {
-  const SqueezeExciteTensors t(kSqueezeExciteBackward, x, w1, b1, w2, b2, act, gate, residual, post);
-  SqueezeExciteGradients g(t, grad, out, residual_grad);
-  if (t.x.numel() > 0) {
+  static void backward(const SqueezeExciteTensors& t, SqueezeExciteGradients& g) {
     SqueezeExciteBackward args{arguments(t),
                                g.grad.const_data_ptr(),
-                               g.out ? g.out->const_data_ptr() : nullptr,
+                               data_or_null(g.out),
                                g.x.mutable_data_ptr(),
-                               residual_grad ? g.residual.mutable_data_ptr() : nullptr,
+                               g.residual.numel() ? g.residual.mutable_data_ptr() : nullptr,
                                g.mean.mutable_data_ptr(),
                                g.hidden.mutable_data_ptr(),
                                g.grad_gate.mutable_data_ptr(),
                                g.grad_act.mutable_data_ptr()};
     advise_huge_pages(args.grad_x, bytes(t.x));
-    if (residual_grad) {
+    if (args.grad_residual) {
       advise_huge_pages(args.grad_residual, bytes(t.x));
     }
     squeeze_excite_backward_kernel(args);
   }
-  return g.finish(t);
-}
+};
 
 }  // namespace
 }  // namespace tvc
 
 STABLE_TORCH_LIBRARY_IMPL(tvc, CPU, m) {
-  m.impl("squeeze_excite", TORCH_BOX(&tvc::squeeze_excite_cpu));
-  m.impl("_squeeze_excite_backward", TORCH_BOX(&tvc::squeeze_excite_backward_cpu));
+  m.impl("squeeze_excite", TORCH_BOX(&tvc::squeeze_excite<tvc::Kernels>));
+  m.impl("_squeeze_excite_", TORCH_BOX(&tvc::squeeze_excite_<tvc::Kernels>));
+  m.impl("_squeeze_excite_backward", TORCH_BOX(&tvc::squeeze_excite_backward<tvc::Kernels>));
 }
 
 #endif

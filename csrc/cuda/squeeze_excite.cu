@@ -3,9 +3,6 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <string>
-#include <tuple>
-
 #include "../common/squeeze_excite.h"
 #include "linear.cuh"
 #include "space.cuh"
@@ -414,34 +411,23 @@ void with_types(const char* op, const SqueezeExciteTensors& t, const F& f) {
 
 namespace {
 
-Tensor squeeze_excite_cuda(
-    Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act, std::string gate,
-    std::optional<Tensor> residual, std::string post) {
-  const SqueezeExciteTensors t(kSqueezeExcite, x, w1, b1, w2, b2, act, gate, residual, post);
-  Tensor out = torch::stable::empty_like(t.x);
-  if (out.numel() > 0) {
+struct Kernels {
+  static void forward(const SqueezeExciteTensors& t, Tensor& out) {
     gpu::with_types(kSqueezeExcite, t, [&](auto element, const auto& op) {
       op.forward(static_cast<decltype(element)*>(out.mutable_data_ptr()));
     });
   }
-  return out;
-}
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> squeeze_excite_backward_cuda(
-    Tensor grad, Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2, std::string act,
-    std::string gate, std::optional<Tensor> residual, std::string post, std::optional<Tensor> out, bool residual_grad) {
-  const SqueezeExciteTensors t(kSqueezeExciteBackward, x, w1, b1, w2, b2, act, gate, residual, post);
-  SqueezeExciteGradients g(t, grad, out, residual_grad);
-  if (t.x.numel() > 0) {
+  static void backward(const SqueezeExciteTensors& t, SqueezeExciteGradients& g) {
     gpu::with_types(kSqueezeExciteBackward, t, [&](auto, const auto& op) { op.backward(g); });
   }
-  return g.finish(t);
-}
+};
 
 }  // namespace
 }  // namespace tvc
 
 STABLE_TORCH_LIBRARY_IMPL(tvc, CUDA, m) {
-  m.impl("squeeze_excite", TORCH_BOX(&tvc::squeeze_excite_cuda));
-  m.impl("_squeeze_excite_backward", TORCH_BOX(&tvc::squeeze_excite_backward_cuda));
+  m.impl("squeeze_excite", TORCH_BOX(&tvc::squeeze_excite<tvc::Kernels>));
+  m.impl("_squeeze_excite_", TORCH_BOX(&tvc::squeeze_excite_<tvc::Kernels>));
+  m.impl("_squeeze_excite_backward", TORCH_BOX(&tvc::squeeze_excite_backward<tvc::Kernels>));
 }

@@ -1,7 +1,7 @@
 """Fuse the tail of patched residual blocks: attention, addition and activation become one call, and one pass over memory.
 
 A patched block is a :class:`torch.fx.GraphModule`, and what fuses is its graph: ``relu(se(x) + identity)`` becomes
-``se(x, identity, "relu")``. No module is added, removed or moved, so every state-dict key stays as it is.
+``se(x, identity, "relu", True)``, where True says that ``x`` may be overwritten. No module is added, removed or moved, so every state-dict key stays as it is.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _POST_FUNCTIONS: dict[Callable[..., Any], str] = {
     F.hardswish: "hardswish",
 }
 _POST_METHODS = {"relu": "relu", "relu_": "relu"}
+
+_MAKE_NEW_TENSORS = (nn.modules.batchnorm._BatchNorm, nn.modules.conv._ConvNd)
 
 # Where a fused model keeps what :func:`unfuse` needs: an entry of its __dict__, which copies and pickles like any other.
 _STATE = "_fused_tails"
@@ -179,8 +181,16 @@ def unfuse(model: nn.Module) -> nn.Module:
 
 
 def _takes_tail(module: nn.Module) -> bool:
-    """Whether a block takes the tail: ``forward(x, residual=None, post="none")``."""
-    return list(inspect.signature(type(module).forward).parameters)[1:4] == ["x", "residual", "post"]
+    """Whether a block takes the tail: ``forward(x, residual=None, post="none", inplace=False)``."""
+    return list(inspect.signature(type(module).forward).parameters)[1:5] == ["x", "residual", "post", "inplace"]
+
+
+def _is_fresh(block: fx.GraphModule, x: fx.Node) -> bool:
+    """Whether nobody but the tail holds ``x``, so that it may be overwritten: it comes from a layer that makes a new tensor."""
+    if x.op != "call_module" or len(x.users) > 1:
+        return False
+    module = block.get_submodule(str(x.target))
+    return isinstance(module, _MAKE_NEW_TENSORS) and not module._forward_hooks
 
 
 def _is_epilogue(block: fx.GraphModule, node: fx.Node) -> bool:
@@ -188,7 +198,7 @@ def _is_epilogue(block: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _is_fused(node: fx.Node) -> bool:
-    return node.op == "call_module" and len(node.args) == 3
+    return node.op == "call_module" and len(node.args) == 4
 
 
 def _fuse_tail(block: fx.GraphModule, node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> tuple[_Tail, str]:
@@ -217,7 +227,7 @@ def _fuse_tail(block: fx.GraphModule, node: fx.Node, shapes: dict[fx.Node, torch
     tail = _Tail(node.name, _Call.of(add, 2), block_first, None if activation is None else _Call.of(activation, 1))
     graph = block.graph
     with graph.inserting_before(last):
-        call = graph.call_module(str(node.target), (x, identity, post))
+        call = graph.call_module(str(node.target), (x, identity, post, _is_fresh(block, x)))
     call.meta = dict(last.meta)
     last.replace_all_uses_with(call)
     for gone in (activation, add, node):
@@ -227,7 +237,7 @@ def _fuse_tail(block: fx.GraphModule, node: fx.Node, shapes: dict[fx.Node, torch
 
 
 def _unfuse_tail(graph: fx.Graph, call: fx.Node, tail: _Tail) -> None:
-    x, identity, _ = call.args
+    x, identity = call.args[:2]
     assert isinstance(x, fx.Node) and isinstance(identity, fx.Node)
     # Where a patch puts a block: right after what it works on.
     with graph.inserting_before(call) if x.op == "placeholder" else graph.inserting_after(x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -120,6 +121,33 @@ def test_output_has_the_strides_of_a_dense_input(name: str, answer: str) -> None
         assert meta.shape == out.shape and meta.dtype == out.dtype and meta.device.type == "meta"
 
 
+IN_PLACE = [name for name in PUBLIC if f"_{name}_" in ops.OPS]
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+@dtypes
+@pytest.mark.parametrize("answer", ["native", "reference"])
+def test_in_place(name: str, dtype: torch.dtype, answer: str) -> None:
+    """The same numbers, in ``x`` itself, in any layout."""
+    with ops.reference() if answer == "reference" else contextlib.nullcontext():
+        for sample in SAMPLES[name].samples(dtype, False):
+            x = sample.arguments["x"]
+            if 0 in x.stride():  # several elements in one place cannot be written
+                continue
+            want = call(name, sample.arguments)
+            copy = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).copy_(x)
+            got = call(name, {**sample.arguments, "x": copy, "inplace": True})
+            assert got is copy and got.stride() == x.stride()
+            assert torch.equal(got.nan_to_num(), want.nan_to_num()), sample.name
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_refuses_gradients(name: str) -> None:
+    arguments = sample_of(name).leaves()
+    with pytest.raises(NotImplementedError, match=f"tvc::{name}: inplace=True overwrites x, which the gradient needs"):
+        call(name, {**arguments, "inplace": True})
+
+
 def backward_arguments(name: str, sample: Sample) -> tuple[Any, ...]:
     """What the op's backward calls its private op with."""
     private = ops.OPS[f"_{name}_backward"].overload
@@ -223,7 +251,7 @@ def test_errors_are_the_same_whoever_answers(name: str, change: dict[str, Any], 
 def test_there_is_an_error_for_every_argument(name: str) -> None:
     parameters = inspect.signature(getattr(ops, name)).parameters
     tried = {argument for change, _ in SAMPLES[name].errors.values() for argument in change}
-    assert tried == set(parameters)
+    assert tried == set(parameters) - {"inplace"}
 
 
 # ---- Compilers, exporters, wrappers ----
@@ -304,6 +332,11 @@ def test_export(name: str) -> None:
     assert torch.equal(program.module()(other), module(other))
 
 
+def scripted_arguments(name: str, sample: Sample) -> dict[str, Any]:
+    """A function loaded from a file has no defaults."""
+    return {**sample.arguments, "inplace": False} if name in IN_PLACE else sample.arguments
+
+
 @op_names
 def test_script(name: str, tmp_path: Any) -> None:
     sample = sample_of(name)
@@ -311,9 +344,10 @@ def test_script(name: str, tmp_path: Any) -> None:
     function.save(str(tmp_path / "function.pt"))
     loaded = torch.jit.load(str(tmp_path / "function.pt"))
     want = call(name, sample.arguments)
-    assert torch.equal(function(**sample.arguments), want) and torch.equal(loaded(**sample.arguments), want)
+    arguments = scripted_arguments(name, sample)
+    assert torch.equal(function(**arguments), want) and torch.equal(loaded(**arguments), want)
     with ops.reference():
-        torch.testing.assert_close(loaded(**sample.arguments), want)
+        torch.testing.assert_close(loaded(**arguments), want)
 
 
 @op_names

@@ -17,6 +17,13 @@ IDENTITY_GATES = ("two_sigmoid", "tanh1p")  # those that are exactly 1 at 0
 INITS = ("paper", "identity")
 
 
+def may_overwrite() -> bool:
+    """Whether a block that may overwrite its input does: not where a gradient needs it, nor where a graph is made of it."""
+    if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+        return False  # the compiler plans memory by itself
+    return not torch.is_grad_enabled()
+
+
 def _check_option(block: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         hint = nearest(str(value), allowed)
@@ -52,7 +59,8 @@ class SEBlock(nn.Module):
         dtype: their type.
 
     Shape:
-        x and residual (N, C, *), output the same.
+        x and residual (N, C, *), output the same. With ``inplace`` the output is ``x``, overwritten, where no gradient is
+        asked for.
 
     Raises:
         ValueError: an argument that is not listed above.
@@ -89,7 +97,7 @@ class SEBlock(nn.Module):
             nn.init.zeros_(self.fc2.weight)
             nn.init.zeros_(self.fc2.bias)
 
-    def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none") -> Tensor:
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
         return ops.squeeze_excite(
             x,
             self.fc1.weight,
@@ -100,6 +108,7 @@ class SEBlock(nn.Module):
             gate=self.gate,
             residual=residual,
             post=post,
+            inplace=inplace and may_overwrite(),
         )
 
     def extra_repr(self) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._math import ACTS, GATES, POSTS
+from ._math import ACTS, GATES, POSTS, accumulate_type, fake_like
 
 DISABLE_VARIABLE = "TVC_DISABLE_NATIVE"
 OPTIONS = {"act": ACTS, "gate": GATES, "post": POSTS}
@@ -118,6 +118,7 @@ class Op:
         native = str(self.overload._schema)
         if native != str(torch._C.parse_schema(f"tvc::{self.schema}")):
             raise ImportError(f"{_status.library_path} defines {native}, but this package tvc::{self.schema}; rebuild it")
+        self.arguments = torch._C.parse_schema(f"tvc::{self.schema}").arguments
         self.reference: Callable[..., Any] | None = None
 
     @property
@@ -128,29 +129,60 @@ class Op:
         self,
         *,
         reference: Callable[..., Any],
-        fake: Callable[..., Any],
+        check: Callable[..., None] | None = None,
+        fake: Callable[..., Any] | None = None,
         setup_context: Callable[..., None] | None = None,
         backward: Callable[..., Any] | None = None,
-        autocast: Callable[..., Any] | None = None,
+        no_gradient: str = "double backward is not implemented; build the block with plain PyTorch modules where second "
+        "derivatives are needed",
+        weights: tuple[str, ...] | None = None,
         flops: Callable[..., int] | None = None,
     ) -> None:
-        """Register the reference as the fallback of every device, the fake, and the formulas of the transforms."""
-        self.reference = reference
-        _definitions.impl(self.name, reference, "CompositeExplicitAutograd")
+        """Register the reference as the fallback of every device, the fake, and the formulas of the transforms.
+
+        All functions but ``setup_context`` and ``backward`` take every argument of the schema, in its order.
+
+        Args:
+            reference: the op in plain PyTorch.
+            check: raises for bad arguments; runs before the reference and the fake.
+            fake: an output's shape and strides; by default those of the first argument, made dense.
+            setup_context: keeps what ``backward`` needs; as ``torch.library.register_autograd`` wants it.
+            backward: the gradient.
+            no_gradient: where there is no ``backward``, what is said to who asks for one.
+            weights: the arguments that stay as they are under autocast, or become float32. None: no rule for autocast.
+            flops: counts them from shapes.
+        """
+
+        def whole(function: Callable[..., Any]) -> Callable[..., Any]:
+            def with_all_arguments(*args: Any, **kwargs: Any) -> Any:
+                values = self.bind(args, kwargs)
+                if check is not None:
+                    check(*values)
+                return function(*values)
+
+            return with_all_arguments
+
+        self.reference = whole(reference)
+        _definitions.impl(self.name, self.reference, "CompositeExplicitAutograd")
         qualified = f"tvc::{self.name}"
-        torch.library.register_fake(qualified, fake, lib=_definitions)
+        torch.library.register_fake(qualified, whole(fake or _fake_like_first), lib=_definitions)
         if backward is not None:
             torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_definitions)
         else:
-            _definitions.impl(self.name, _no_double_backward(self), "Autograd")
-        if autocast is not None:
+            _definitions.impl(self.name, _refuse_gradients(self, no_gradient), "Autograd")
+        if weights is not None:
             for key in ("AutocastCPU", "AutocastCUDA"):
-                _definitions.impl(self.name, _with_autocast(self, autocast), key)
+                _definitions.impl(self.name, _with_autocast(self, weights), key)
         if flops is not None:
             from torch.utils.flop_counter import register_flop_formula
 
             register_flop_formula(getattr(torch.ops.tvc, self.name))(flops)
         OPS[self.name] = self
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """All arguments in the order of the schema: the dispatcher leaves out those that have their default."""
+        rest = self.arguments[len(args) :]
+        return [*args, *(kwargs.get(argument.name, argument.default_value) for argument in rest)]
 
     # Checks that raise what csrc/common/check.h raises, for the references and the fakes.
 
@@ -192,13 +224,16 @@ def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _no_double_backward(op: Op) -> Callable[..., Any]:
+def _fake_like_first(x: Tensor, *_: Any) -> Tensor:
+    return fake_like(x)
+
+
+def _refuse_gradients(op: Op, reason: str) -> Callable[..., Any]:
+    public = op.name.strip("_").removesuffix("_backward")
+
     def autograd(*args: Any) -> Any:
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            raise NotImplementedError(
-                f"tvc::{op.name.strip('_').removesuffix('_backward')}: double backward is not implemented; "
-                "build the block with plain PyTorch modules where second derivatives are needed"
-            )
+            raise NotImplementedError(f"tvc::{public}: {reason}")
         with torch._C._AutoDispatchBelowAutograd():
             return op.overload(*args)
 
@@ -210,10 +245,20 @@ _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | tor
 )
 
 
-def _with_autocast(op: Op, cast: Callable[..., tuple[Any, ...]]) -> Callable[..., Any]:
+def _with_autocast(op: Op, weights: tuple[str, ...]) -> Callable[..., Any]:
+    """``x`` and a residual meet in the wider of their types, as in eager; weights stay as they are, where the op takes that."""
+
     def autocast(*args: Any, **kwargs: Any) -> Any:
+        values = dict(zip((argument.name for argument in op.arguments), op.bind(args, kwargs), strict=True))
+        x, residual = values["x"], values.get("residual")
+        if residual is not None:
+            x = values["x"] = x.to(torch.promote_types(x.dtype, residual.dtype))
+            values["residual"] = residual.to(x.dtype)
+        for name in weights:
+            if values[name] is not None and values[name].dtype not in (x.dtype, accumulate_type(x)):
+                values[name] = values[name].to(accumulate_type(x))
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
-            return op.overload(*cast(*args, **kwargs))
+            return op.overload(*values.values())
 
     return autocast
 

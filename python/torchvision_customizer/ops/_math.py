@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -96,3 +99,19 @@ def dense(x: Tensor) -> Tensor:
 def fake_like(x: Tensor) -> Tensor:
     """The output of a shape-preserving op: strides as :func:`dense` leaves them."""
     return torch.empty_like(dense(x))
+
+
+IN_PLACE_NO_GRADIENT = "inplace=True overwrites x, which the gradient needs; call it under torch.no_grad()"
+
+
+def in_place(reference: Callable[..., Tensor]) -> Callable[..., None]:
+    """The reference of the form that overwrites its first argument."""
+
+    def overwrite(x: Tensor, *args: Any) -> None:
+        x.copy_(reference(x, *args))
+
+    return overwrite
+
+
+def in_place_fake(*_: Any) -> None:
+    """The fake of that form: nothing is returned."""

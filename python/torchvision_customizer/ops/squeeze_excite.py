@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ._library import Op
 from ._math import (
+    IN_PLACE_NO_GRADIENT,
     accumulate_type,
     activate,
     activate_backward,
@@ -22,6 +23,8 @@ from ._math import (
     fake_like,
     gate_backward,
     gate_of,
+    in_place,
+    in_place_fake,
     per_channel,
     spatial_dims,
     spatial_mean,
@@ -31,6 +34,10 @@ op = Op(
     "squeeze_excite",
     "(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act='relu', str gate='sigmoid', "
     "Tensor? residual=None, str post='none') -> Tensor",
+)
+inplace_op = Op(
+    "_squeeze_excite_",
+    "(Tensor(a!) x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act, str gate, Tensor? residual, str post) -> ()",
 )
 backward_op = Op(
     "_squeeze_excite_backward",
@@ -72,13 +79,12 @@ def reference(
     b1: Tensor | None,
     w2: Tensor,
     b2: Tensor | None,
-    act: str = "relu",
-    gate: str = "sigmoid",
-    residual: Tensor | None = None,
-    post: str = "none",
+    act: str,
+    gate: str,
+    residual: Tensor | None,
+    post: str,
 ) -> Tensor:
     """The op in plain PyTorch: fallback of every device, oracle of the tests."""
-    _check(x, w1, b1, w2, b2, act, gate, residual, post)
     x = dense(x)
     hidden = activate(_linear(spatial_mean(x), w1, b1), act)
     scale = gate_of(_linear(hidden, w2, b2), gate)
@@ -136,21 +142,6 @@ def backward_reference(
     )
 
 
-def _fake(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    act: str = "relu",
-    gate: str = "sigmoid",
-    residual: Tensor | None = None,
-    post: str = "none",
-) -> Tensor:
-    _check(x, w1, b1, w2, b2, act, gate, residual, post)
-    return fake_like(x)
-
-
 def _backward_fake(
     grad: Tensor,
     x: Tensor,
@@ -198,28 +189,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-def _autocast(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    act: str = "relu",
-    gate: str = "sigmoid",
-    residual: Tensor | None = None,
-    post: str = "none",
-) -> tuple[Any, ...]:
-    """Under autocast ``x`` and ``residual`` meet in the wider type, as in eager; weights stay as they are, in float32."""
-    if residual is not None and residual.dtype != x.dtype:
-        wider = torch.promote_types(x.dtype, residual.dtype)
-        x, residual = x.to(wider), residual.to(wider)
-    if w1.dtype not in (x.dtype, accumulate_type(x)):
-        kind = accumulate_type(x)
-        w1, w2 = w1.to(kind), w2.to(kind)
-        b1, b2 = (None if b is None else b.to(kind) for b in (b1, b2))
-    return x, w1, b1, w2, b2, act, gate, residual, post
-
-
 def _flops(x_shape: Any, w1_shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     """Two matrix products of N rows, counted as torch counts them: 2 FLOPs a multiply-add."""
     return 4 * int(x_shape[0]) * int(w1_shape[0]) * int(w1_shape[1])
@@ -232,10 +201,18 @@ def _backward_flops(grad_shape: Any, x_shape: Any, w1_shape: Any, *args: Any, ou
 
 op.register(
     reference=reference,
-    fake=_fake,
+    check=_check,
     setup_context=_setup_context,
     backward=_backward,
-    autocast=_autocast,
+    weights=("w1", "b1", "w2", "b2"),
+    flops=_flops,
+)
+inplace_op.register(
+    reference=in_place(reference),
+    check=_check,
+    fake=in_place_fake,
+    no_gradient=IN_PLACE_NO_GRADIENT,
+    weights=(),
     flops=_flops,
 )
 backward_op.register(reference=backward_reference, fake=_backward_fake, flops=_backward_flops)
@@ -251,6 +228,7 @@ def squeeze_excite(
     gate: str = "sigmoid",
     residual: Optional[Tensor] = None,
     post: str = "none",
+    inplace: bool = False,
 ) -> Tensor:
     """Squeeze-and-excitation in one pass over memory, with an optional addition and activation after it.
 
@@ -268,13 +246,18 @@ def squeeze_excite(
         gate: ``sigmoid``, ``hard_sigmoid``, ``two_sigmoid`` or ``tanh1p``; the last two are exactly 1 at 0.
         residual: shape and type of ``x``, added after the gate.
         post: one of ``act``'s names, applied last.
+        inplace: write the result into ``x``, where no gradient is asked for.
 
     Returns:
-        A new tensor with the shape, type and layout of ``x``.
+        A new tensor with the shape, type and layout of ``x``, or ``x`` itself.
 
     Raises:
         RuntimeError: an argument has a wrong shape, type, device or option; the message names it.
+        NotImplementedError: ``inplace`` where a gradient is asked for.
 
     Source: https://arxiv.org/abs/1709.01507
     """
+    if inplace:
+        torch.ops.tvc._squeeze_excite_(x, w1, b1, w2, b2, act, gate, residual, post)
+        return x
     return torch.ops.tvc.squeeze_excite(x, w1, b1, w2, b2, act, gate, residual, post)
