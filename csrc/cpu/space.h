@@ -104,8 +104,8 @@ inline Values<A, n> vector_of(const std::array<Pack<T>, n>& packs, int k) {
   return value;
 }
 
-// f(row gates, column gates, inputs) -> outputs, at every element of rows begin to end. One row after the other: several at once
-// share what is loaded for columns, but write to several places, which was measured to take twice as long.
+// f(row gates, column gates, inputs) -> outputs, at every element of rows begin to end. One row after the other: several at
+// once share what is loaded for columns, but write to several places, which was measured to take twice as long.
 //
 // `stream` writes past the caches, for outputs that would not stay in them.
 template <class T, size_t kRowGates, size_t kColumnGates, size_t kIn, size_t kOut, class F>
@@ -308,8 +308,8 @@ void reduce_columns(int64_t begin, int64_t end, int64_t columns, const Arrays<co
 // Statistics over space of a part of a sample: into[j] is (channels) in [C][S]; in [S][C] part i writes row i of (parts,
 // channels). f(channel gates, inputs).
 template <class T, Reduce... kKinds, size_t kGates, size_t kIn, class F>
-void reduce_over_space(const Space& space, Part part, const Arrays<const Acc<T>, kGates>& gates,
-                       const Arrays<const T, kIn>& in, const Arrays<Acc<T>, sizeof...(kKinds)>& into, const F& f) {
+void reduce_over_space(const Space& space, Part part, const Arrays<const Acc<T>, kGates>& gates, const Arrays<const T, kIn>& in,
+                       const Arrays<Acc<T>, sizeof...(kKinds)>& into, const F& f) {
   const int64_t begin = part.begin(space.rows()), end = part.end(space.rows());
   if (!space.channels_last) {
     reduce_rows<T, kKinds...>(begin, end, space.columns(), gates, Arrays<const Acc<T>, 0>{}, in, into,

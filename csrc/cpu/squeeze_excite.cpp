@@ -143,18 +143,19 @@ struct Excite {
       in[1] = static_cast<const T*>(args.residual) + n * space.size();
     }
     const Arrays<T, 1> out{static_cast<T*>(args.out) + n * space.size()};
-    transform<T>(space, part, Arrays<const A, 1>{scale}, in, out, args.stream, [=, kind = args.post](const auto& s, const auto& v) {
-      Vec<A> y = v[0] * s[0];
-      if constexpr (has_residual) {
-        y += v[1];
-      }
-      if constexpr (post == Post::Relu) {
-        y = activate<A>(y, Activation::Relu);
-      } else if constexpr (post == Post::Other) {
-        y = activate<A>(y, kind);
-      }
-      return Values<A, 1>{y};
-    });
+    transform<T>(space, part, Arrays<const A, 1>{scale}, in, out, args.stream,
+                 [=, kind = args.post](const auto& s, const auto& v) {
+                   Vec<A> y = v[0] * s[0];
+                   if constexpr (has_residual) {
+                     y += v[1];
+                   }
+                   if constexpr (post == Post::Relu) {
+                     y = activate<A>(y, Activation::Relu);
+                   } else if constexpr (post == Post::Other) {
+                     y = activate<A>(y, kind);
+                   }
+                   return Values<A, 1>{y};
+                 });
   }
 
   void backward(const SqueezeExciteBackward& b) const {

@@ -378,7 +378,8 @@ inline Pack<T> unpack(Bits32 bits) {
   } else {
 #if defined(__AVX512F__)
     const __m512i b = (__m512i)bits;
-    return {{(Vec<float>)_mm512_cvtph_ps(_mm512_castsi512_si256(b)), (Vec<float>)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(b, 1))}};
+    return {
+        {(Vec<float>)_mm512_cvtph_ps(_mm512_castsi512_si256(b)), (Vec<float>)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(b, 1))}};
 #endif
     half h[2 * kLanes<float>];
     std::memcpy(h, &bits, sizeof(h));
@@ -394,7 +395,8 @@ inline Bits32 pack(const Pack<T>& p) {
   } else {
 #if defined(__AVX512F__)
     const __m256i low = _mm512_cvtps_ph((__m512)p.v[0], _MM_FROUND_TO_NEAREST_INT);
-    return (Bits32)_mm512_inserti64x4(_mm512_castsi256_si512(low), _mm512_cvtps_ph((__m512)p.v[1], _MM_FROUND_TO_NEAREST_INT), 1);
+    return (Bits32)_mm512_inserti64x4(_mm512_castsi256_si512(low), _mm512_cvtps_ph((__m512)p.v[1], _MM_FROUND_TO_NEAREST_INT),
+                                      1);
 #endif
     half h[2 * kLanes<float>];
     store(h, p.v[0]);
@@ -510,7 +512,8 @@ inline V maximum(V a, V b) {
   return (a > b) | (a != a) ? a : b;
 }
 
-// Each of kLanes vectors reduced over its lanes: that of v[i] in lane i. Fewer steps than one after the other; v is overwritten.
+// Each of kLanes vectors reduced over its lanes: that of v[i] in lane i. Fewer steps than one after the other; v is
+// overwritten.
 template <int kHalf, class V, class F, int... i>
 inline V fold_halves(V a, V b, const F& f, std::integer_sequence<int, i...>) {
   // Of each 2 * kHalf lanes: the first halves of a and of b, with the second halves of both.

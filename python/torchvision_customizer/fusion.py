@@ -1,7 +1,8 @@
 """Fuse the tail of patched residual blocks: attention, addition and activation become one call, and one pass over memory.
 
 A patched block is a :class:`torch.fx.GraphModule`, and what fuses is its graph: ``relu(se(x) + identity)`` becomes
-``se(x, identity, "relu", True)``, where True says that ``x`` may be overwritten. No module is added, removed or moved, so every state-dict key stays as it is.
+``se(x, identity, "relu", True)``, where True says that ``x`` may be overwritten. No module is added, removed or moved, so
+every state-dict key stays as it is.
 """
 
 from __future__ import annotations

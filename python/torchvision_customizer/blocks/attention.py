@@ -19,7 +19,7 @@ INITS = ("paper", "identity")
 
 def may_overwrite() -> bool:
     """Whether a block that may overwrite its input does: not where a gradient needs it, nor where a graph is made of it."""
-    if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+    if not torch.jit.is_scripting() and torch.compiler.is_compiling():  # type: ignore[attr-defined]
         return False  # the compiler plans memory by itself
     return not torch.is_grad_enabled()
 
