@@ -1,4 +1,4 @@
-# make demo, test, test-all, lint, build, wheel. Everything happens in .venv, with the versions of constraints.txt.
+# make demo, test, test-all, lint, build, sanitize, wheel. Everything happens in .venv, with the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint build wheel clean
+.PHONY: demo test test-all lint build sanitize wheel clean
 
 demo: build
 	$(BIN)/python examples/demo.py
@@ -43,6 +43,13 @@ $(VENV)/built: $(VENV)/installed pyproject.toml $(NATIVE_SOURCES)
 	touch $@
 
 build: $(VENV)/built
+
+# The op tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, in an environment of their own that sees
+# the packages of .venv.
+SANITIZED := build/sanitized
+sanitize: build
+	rm -rf $(SANITIZED) && $(PYTHON) -m venv --without-pip $(SANITIZED)
+	$(BIN)/python tests/ops/sanitized.py $(SANITIZED)
 
 # A wheel in dist/, audited, and tried in an empty environment.
 wheel: build

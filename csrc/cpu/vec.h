@@ -51,7 +51,6 @@ template <class E>
 inline constexpr int kLanes = TVC_VECTOR_BYTES / sizeof(E);
 
 typedef uint32_t Bits32 __attribute__((vector_size(TVC_VECTOR_BYTES)));
-typedef int32_t Int32 __attribute__((vector_size(TVC_VECTOR_BYTES)));
 typedef uint16_t Bits16 __attribute__((vector_size(TVC_VECTOR_BYTES / 2)));
 
 // The accumulation type of an element type.
@@ -548,7 +547,7 @@ inline Vec<float> exp(Vec<float> x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.f;
-  return p * bitcast<Vec<float>>((bitcast<Int32>(shifted) + 127) << 23);
+  return p * bitcast<Vec<float>>((bitcast<Bits32>(shifted) + 127) << 23);
 }
 inline Vec<double> exp(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) {
