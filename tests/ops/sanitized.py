@@ -1,4 +1,4 @@
-"""Builds the CPU kernels with sanitizers into an environment, and runs op tests there. Run by ``make sanitize``: sanitized.py VENV."""
+"""Builds the CPU kernels with sanitizers into an environment, and runs op tests there. ``make sanitize``: sanitized.py VENV."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SELECT = "float64 or in_place or schedule or special or wide or without_native o
 def main(environment: Path) -> int:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = environment / "lib" / version / "site-packages"
-    # The packages of the environment this runs in; its editable installation is not one of them, since a .pth within it is not read.
+    # The packages of the environment this runs in, but for its editable installation: a .pth within it is not read.
     (packages / "packages.pth").write_text(sysconfig.get_path("purelib"))
     settings = ("build-dir=build/sanitize", "cmake.define.TVC_CUDA=OFF", "cmake.define.TVC_SANITIZE=ON")
     install = [
