@@ -67,19 +67,12 @@ struct Gem {
     return all;
   }();
 
-  // f(std::integral_constant<int, the power of all channels or kAnyPower>).
-  template <class F>
+  // f(std::integral_constant<int, power>): that of all channels where it is one of kPowers, else kAnyPower.
+  template <int... kPowers, class F>
   void with_power(const F& f) const {
     const bool equal = std::all_of(p.get(), p.get() + args.channels, [&](A v) { return v == p[0]; });
-    if (equal && p[0] == 1) {
-      f(std::integral_constant<int, 1>{});
-    } else if (equal && p[0] == 2) {
-      f(std::integral_constant<int, 2>{});
-    } else if (equal && p[0] == 3) {
-      f(std::integral_constant<int, 3>{});
-    } else if (equal && p[0] == 4) {
-      f(std::integral_constant<int, 4>{});
-    } else {
+    const bool found = equal && ((p[0] == kPowers && (f(std::integral_constant<int, kPowers>{}), true)) || ...);
+    if (!found) {
       f(std::integral_constant<int, kAnyPower>{});
     }
   }
@@ -96,17 +89,33 @@ struct Gem {
     return space.partial_rows(parts) * args.channels;
   }
 
+  // Sums of powers over space, and, with two results, of powers times logarithms, which are their derivatives by p.
+  template <int kPower, size_t kResults>
+  void sum(int64_t n, Part part, const Arrays<A, kResults>& into) const {
+    const auto f = [&](const auto& exponent, const auto& v) {
+      const Vec<A> x = clamped(v[0]);
+      if constexpr (kResults == 1) {
+        return Values<A, 1>{power_of<kPower>(x, exponent[0])};
+      } else {
+        const Vec<A> log_x = log(x);
+        const Vec<A> y = kPower == kAnyPower ? exp_to_zero(exponent[0] * log_x) : power_of<kPower>(x, exponent[0]);
+        return Values<A, 2>{y, y * log_x};
+      }
+    };
+    const Arrays<const A, 1> exponents{p.get()};
+    if constexpr (kResults == 1) {
+      reduce_over_space<T, Reduce::Sum>(space, part, exponents, sample(n), into, f);
+    } else {
+      reduce_over_space<T, Reduce::Sum, Reduce::Sum>(space, part, exponents, sample(n), into, f);
+    }
+  }
+
   void forward() const {
-    with_power([&](auto power_constant) {
+    with_power<1, 2, 3, 4>([&](auto power_constant) {
       constexpr int kPower = decltype(power_constant)::value;
       const int64_t enough = std::max<int64_t>(1, schedule.sample_bytes / 32768);
       const int64_t C = args.channels, parts = std::min(schedule.parts(), enough), stride = sum_stride(parts);
       Buffer sums(new A[args.samples * stride]);
-      const auto sum = [&](int64_t n, Part part) {
-        reduce_over_space<T, Reduce::Sum>(
-            space, part, Arrays<const A, 1>{p.get()}, sample(n), Arrays<A, 1>{sums.get() + n * stride},
-            [&](const auto& exponent, const auto& v) { return Values<A, 1>{power_of<kPower>(clamped(v[0]), exponent[0])}; });
-      };
       const auto finish = [&](int64_t n) {
         A* total = sums.get() + n * stride;
         combine_partial_rows<Reduce::Sum>(total, space.partial_rows(parts), C);
@@ -118,7 +127,7 @@ struct Gem {
       const int64_t grain = std::max<int64_t>(1, 32768 * parts / std::max<int64_t>(schedule.sample_bytes, 1));
       parallel_for(args.samples * parts, grain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-          sum(i / parts, Part{i % parts, parts});
+          sum<kPower>(i / parts, Part{i % parts, parts}, Arrays<A, 1>{sums.get() + i / parts * stride});
           if (parts == 1) {
             finish(i);
           }
@@ -132,80 +141,63 @@ struct Gem {
     });
   }
 
+  // From those sums of sample n: the factor of its gradients, and its share of the gradient of p.
+  void factors(const GemPoolBackward& b, int64_t n, const A* sums, const A* with_log, A* factor) const {
+    const int64_t C = args.channels;
+    const T* grad = static_cast<const T*>(b.grad) + n * C;
+    map(
+        C, factor, [&](Vec<A> sum, Vec<A> g, Vec<A> e) { return quiet(g * power(sum * share, 1 / e - 1) * share); }, sums, grad,
+        p.get());
+    if (with_log) {
+      map(
+          C, static_cast<A*>(b.p_parts) + n * C,
+          [&](Vec<A> sum, Vec<A> sum_with_log, Vec<A> g, Vec<A> e) {
+            const Vec<A> log_out = log(sum * share) / e;
+            return g * exp_to_zero(log_out) / e * (sum_with_log / sum - log_out);
+          },
+          sums, with_log, grad, p.get());
+    }
+  }
+
+  template <int kPower>
+  void write(const GemPoolBackward& b, int64_t n, Part part, const A* factor) const {
+    const Arrays<T, 1> out{static_cast<T*>(b.grad_x) + n * space.size()};
+    transform<T>(
+        space, part, Arrays<const A, 2>{factor, p.get()}, sample(n), out, b.stream, [&](const auto& gates, const auto& v) {
+          const Vec<A> slope = gates[0] * power_of<kPower == kAnyPower ? kAnyPower : kPower - 1>(clamped(v[0]), gates[1] - 1);
+          return Values<A, 1>{v[0] >= eps ? slope : Vec<A>{}};
+        });
+  }
+
   void backward(const GemPoolBackward& b) const {
-    with_power([&](auto power_constant) {
-      with_bool(b.p_parts != nullptr, [&](auto p_grad) {
-        constexpr int kPower = decltype(power_constant)::value;
-        const int64_t N = args.samples, C = args.channels, stride = sum_stride(schedule.parts());
-        Buffer sums(new A[N * stride]), with_log(new A[p_grad ? N * stride : 0]), factor(new A[N * C]);
-        // The sum of powers, and of powers times logarithms, which is its derivative by p.
-        const auto sum = [&](int64_t n, Part part) {
-          const Arrays<const A, 1> exponents{p.get()};
-          A* into = sums.get() + n * stride;
-          if constexpr (p_grad) {
-            const auto f = [&](const auto& exponent, const auto& v) {
-              const Vec<A> x = clamped(v[0]), log_x = log(x);
-              const Vec<A> y = kPower == kAnyPower ? exp_to_zero(exponent[0] * log_x) : power_of<kPower>(x, exponent[0]);
-              return Values<A, 2>{y, y * log_x};
-            };
-            const Arrays<A, 2> both{into, with_log.get() + n * stride};
-            reduce_over_space<T, Reduce::Sum, Reduce::Sum>(space, part, exponents, sample(n), both, f);
-          } else {
-            const auto f = [&](const auto& exponent, const auto& v) {
-              return Values<A, 1>{power_of<kPower>(clamped(v[0]), exponent[0])};
-            };
-            reduce_over_space<T, Reduce::Sum>(space, part, exponents, sample(n), Arrays<A, 1>{into}, f);
-          }
-        };
-        const auto middle = [&](int64_t n, int64_t parts) {
-          const T* grad = static_cast<const T*>(b.grad) + n * C;
-          A* total = sums.get() + n * stride;
-          combine_partial_rows<Reduce::Sum>(total, space.partial_rows(parts), C);
-          map(
-              C, factor.get() + n * C,
-              [&](Vec<A> sum, Vec<A> g, Vec<A> e) {
-                return quiet(kPower == 1 ? g * share : g * power(sum * share, 1 / e - 1) * share);
-              },
-              total, grad, p.get());
-          if constexpr (p_grad) {
-            A* logs = with_log.get() + n * stride;
-            combine_partial_rows<Reduce::Sum>(logs, space.partial_rows(parts), C);
-            map(
-                C, static_cast<A*>(b.p_parts) + n * C,
-                [&](Vec<A> sum, Vec<A> sum_with_log, Vec<A> g, Vec<A> e) {
-                  const Vec<A> log_out = log(sum * share) / e;
-                  return g * exp_to_zero(log_out) / e * (sum_with_log / sum - log_out);
-                },
-                total, logs, grad, p.get());
-          }
-        };
-        const auto write = [&](int64_t n, Part part) {
-          const Arrays<T, 1> out{static_cast<T*>(b.grad_x) + n * space.size()};
-          transform<T>(space, part, Arrays<const A, 2>{factor.get() + n * C, p.get()}, sample(n), out, b.stream,
-                       [&](const auto& gates, const auto& v) {
-                         const Vec<A> x = clamped(v[0]);
-                         const Vec<A> slope = kPower == 1 ? gates[0] : gates[0] * power_of<kPower - 1>(x, gates[1] - 1);
-                         return Values<A, 1>{v[0] >= eps ? slope : Vec<A>{}};
-                       });
-        };
-        two_passes(
-            schedule,
-            [&](int64_t begin, int64_t end, Part part) {
-              for (int64_t n = begin; n < end; ++n) {
-                sum(n, part);
+    const int64_t N = args.samples, C = args.channels, stride = sum_stride(schedule.parts());
+    Buffer sums(new A[N * stride]), with_log(b.p_parts ? new A[N * stride] : nullptr), factor(new A[N * C]);
+    with_power<3>([&](auto power_constant) {
+      constexpr int kPower = decltype(power_constant)::value;
+      two_passes(
+          schedule,
+          [&](int64_t begin, int64_t end, Part part) {
+            for (int64_t n = begin; n < end; ++n) {
+              A* into = sums.get() + n * stride;
+              with_log ? sum<kPower>(n, part, Arrays<A, 2>{into, with_log.get() + n * stride})
+                       : sum<kPower>(n, part, Arrays<A, 1>{into});
+            }
+          },
+          [&](int64_t begin, int64_t end, const auto&, int64_t parts) {
+            for (int64_t n = begin; n < end; ++n) {
+              A *total = sums.get() + n * stride, *logs = with_log ? with_log.get() + n * stride : nullptr;
+              combine_partial_rows<Reduce::Sum>(total, space.partial_rows(parts), C);
+              if (logs) {
+                combine_partial_rows<Reduce::Sum>(logs, space.partial_rows(parts), C);
               }
-            },
-            [&](int64_t begin, int64_t end, const auto&, int64_t parts) {
-              for (int64_t n = begin; n < end; ++n) {
-                middle(n, parts);
-              }
-            },
-            [&](int64_t begin, int64_t end, Part part) {
-              for (int64_t n = end; n-- > begin;) {  // backwards: what was read last is nearest
-                write(n, part);
-              }
-            });
-      });
+              factors(b, n, total, logs, factor.get() + n * C);
+            }
+          },
+          [&](int64_t begin, int64_t end, Part part) {
+            for (int64_t n = end; n-- > begin;) {  // backwards: what was read last is nearest
+              write<kPower>(b, n, part, factor.get() + n * C);
+            }
+          });
     });
   }
 };
