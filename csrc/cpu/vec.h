@@ -51,6 +51,7 @@ template <class E>
 inline constexpr int kLanes = TVC_VECTOR_BYTES / sizeof(E);
 
 typedef uint32_t Bits32 __attribute__((vector_size(TVC_VECTOR_BYTES)));
+typedef int32_t Int32 __attribute__((vector_size(TVC_VECTOR_BYTES)));
 typedef uint16_t Bits16 __attribute__((vector_size(TVC_VECTOR_BYTES / 2)));
 
 // The accumulation type of an element type.
