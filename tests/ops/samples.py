@@ -182,6 +182,17 @@ SHAPES = {
     "5d": (2, 19, 3, 4, 5),
 }
 
+# Samples of a thread's own, samples shared by all threads, few and many, small and large.
+SCHEDULES = {
+    "samples_of_their_own": (9, 16, 12, 12),
+    "as_many_as_threads": (2, 32, 24, 24),
+    "one_large": (1, 40, 60, 61),
+    "three_shared": (3, 40, 40, 41),
+    "many_channels": (3, 2048, 7, 7),
+    "1x1": (5, 600, 1, 1),
+    "tiny": (2, 3, 2, 2),
+}
+
 
 def _squeeze_excite_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
     def sample(name: str, shape: tuple[int, ...], grad_layout: Layout = contiguous, **options: Any) -> Sample:

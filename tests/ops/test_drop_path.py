@@ -1,4 +1,4 @@
-"""What ``tvc::drop_path`` promises beyond what every op does: dropped branches are not read, little is kept for the gradient."""
+"""What ``tvc::drop_path`` promises beyond what every op does: dropped branches are not read, little is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from samples import ACTS, DTYPES, Layout, Sample, channels_last, contiguous, drop_path_arguments
+from samples import ACTS, DTYPES, SCHEDULES, Layout, Sample, channels_last, contiguous, drop_path_arguments
 from test_every_op import compare_with_oracle
 
 from torchvision_customizer import ops
@@ -64,18 +64,18 @@ def test_the_gradient_of_the_residual_is_not_copied() -> None:
     assert got.data_ptr() == grad.data_ptr()
 
 
-# Samples shorter and longer than the runs a thread takes, and of a size that fits no vector.
-SHAPES = [(9, 16, 12, 12), (64, 3, 3, 3), (1, 40, 60, 61), (3, 40, 40, 41), (3, 2048, 7, 7), (517,), (5, 197, 33)]
+# Runs of a thread end within samples, hold many, and have sizes that fit no vector.
+SHAPES = {**SCHEDULES, "many_short": (64, 3, 3, 3), "rows": (517,), "odd_tokens": (5, 197, 33)}
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_schedule(shape: tuple[int, ...], count: int, threads: Callable[[int], None]) -> None:
+def test_every_schedule(name: str, count: int, threads: Callable[[int], None]) -> None:
     threads(count)
     for dtype in DTYPES:
         for post in ("none", "relu", "silu"):
             for residual in (None, contiguous):
-                arguments = drop_path_arguments(shape, dtype, residual=residual, post=post)
+                arguments = drop_path_arguments(SHAPES[name], dtype, residual=residual, post=post)
                 compare_with_oracle("drop_path", Sample(post, arguments, constants=("mask",)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from samples import DTYPES, GATES, Layout, Sample, channels_last, contiguous, eca_arguments
+from samples import DTYPES, GATES, SCHEDULES, Layout, Sample, channels_last, contiguous, eca_arguments
 from test_every_op import compare_with_oracle, counted
 from torch import Tensor
 
@@ -61,17 +61,14 @@ def test_a_nan_of_any_bits_in_the_weight_stays_one(bits: int, dtype: torch.dtype
     assert out.isnan().all() and leaves["x"].grad.isnan().all()
 
 
-SHAPES = [(9, 16, 12, 12), (2, 32, 24, 24), (1, 40, 60, 61), (3, 40, 40, 41), (3, 2048, 7, 7), (5, 600, 1, 1), (2, 3, 2, 2)]
-
-
 @both_layouts
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_schedule(shape: tuple[int, ...], count: int, layout: Layout, threads: Callable[[int], None]) -> None:
+def test_every_schedule(name: str, count: int, layout: Layout, threads: Callable[[int], None]) -> None:
     threads(count)
     for post in ("none", "relu", "silu"):
         options: dict[str, Any] = {"layout": layout, "post": post, "residual": None if post == "none" else layout}
-        arguments = eca_arguments(shape, torch.float32, taps=5, **options)
+        arguments = eca_arguments(SCHEDULES[name], torch.float32, taps=5, **options)
         compare_with_oracle("eca", Sample(post, arguments, layout, tolerance=2e-5))  # sums of 10^4 terms that cancel
 
 

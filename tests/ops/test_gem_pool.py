@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from samples import DTYPES, P_GRADIENT_TOLERANCE, Layout, Sample, channels_last, contiguous, gem_pool_arguments
+from samples import DTYPES, P_GRADIENT_TOLERANCE, SCHEDULES, Layout, Sample, channels_last, contiguous, gem_pool_arguments
 from test_every_op import compare_with_oracle
 from torch import Tensor
 
@@ -91,17 +91,14 @@ def test_no_positions_give_nan_as_a_mean_does() -> None:
     assert out.shape == (2, 6) and out.isnan().all()
 
 
-SHAPES = [(9, 16, 12, 12), (2, 32, 24, 24), (1, 40, 60, 61), (3, 40, 40, 41), (3, 2048, 7, 7), (5, 600, 1, 1), (2, 3, 2, 2)]
-
-
 @both_layouts
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_schedule(shape: tuple[int, ...], count: int, layout: Layout, threads: Callable[[int], None]) -> None:
+def test_every_schedule(name: str, count: int, layout: Layout, threads: Callable[[int], None]) -> None:
     threads(count)
     for p in (3.0, None):
-        arguments = gem_pool_arguments(shape, torch.float32, p=p, layout=layout)
-        tolerance = P_GRADIENT_TOLERANCE[shape[2:] == (1, 1)]
+        arguments = gem_pool_arguments(SCHEDULES[name], torch.float32, p=p, layout=layout)
+        tolerance = P_GRADIENT_TOLERANCE[name == "1x1"]
         compare_with_oracle("gem_pool", Sample(str(p), arguments, gradient_tolerance=tolerance))
 
 
