@@ -1,6 +1,7 @@
 """The fused ops. ``torch.ops.tvc.*`` is the contract; the functions here take the same arguments."""
 
 from ._library import OPS, NativeStatus, Op, OpAnswer, native_status, reference, who_answers
+from .cbam import cbam
 from .squeeze_excite import squeeze_excite
 
-__all__ = ["OPS", "NativeStatus", "Op", "OpAnswer", "native_status", "reference", "squeeze_excite", "who_answers"]
+__all__ = ["OPS", "NativeStatus", "Op", "OpAnswer", "cbam", "native_status", "reference", "squeeze_excite", "who_answers"]
