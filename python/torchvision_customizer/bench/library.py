@@ -55,9 +55,11 @@ def without_attention(model: nn.Module) -> nn.Module:
 
     kinds: tuple[type[nn.Module], ...] = (SqueezeExcitation,)
     if type(model).__module__.startswith("timm."):
-        from timm import layers
+        from timm.layers.cbam import CbamModule
+        from timm.layers.eca import EcaModule
+        from timm.layers.squeeze_excite import EffectiveSEModule, SEModule
 
-        kinds = (layers.SEModule, layers.EffectiveSEModule, layers.EcaModule, layers.CbamModule)
+        kinds = (SEModule, EffectiveSEModule, EcaModule, CbamModule)
     model = copy.deepcopy(model)
     blocks = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     if not blocks:

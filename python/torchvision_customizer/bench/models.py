@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..fusion import fuse
 from ..hybrid import unpatch
-from .plain import PLAIN_BLOCKS, plain_model
 from .memory import Memory, memory_of
 from .op_suite import FORMATS
+from .plain import PLAIN_BLOCKS, plain_model
 from .results import ModelCase, ModelResult
 from .suite import COMPILED, DTYPES, EAGER, FUSED, MODEL_VARIANTS, SCRIPTED, UNPATCHED
 from .timing import Settings, measure

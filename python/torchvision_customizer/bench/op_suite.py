@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,6 +40,8 @@ from .timing import USUAL, Settings, measure
 
 Forward = Callable[[Tensor, Tensor | None], Tensor]
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+#: How much further from float64 a baseline may be than the op: it rounds to the type after each of its many passes.
+ROUNDED_BETWEEN = 4
 #: Variants that run nothing of the op, and so have no numbers to compare.
 _MOVERS = (FLOOR, LIMIT)
 
@@ -73,7 +75,7 @@ class Contender:
 
     forward: Forward
     parameters: list[Tensor]
-    compared: dict[str, Tensor]
+    compared: Mapping[str, Tensor]
     seed: int = 0
 
 
@@ -206,10 +208,8 @@ def _inputs(case: Case, entry: Entry, generator: torch.Generator, device: str) -
         residual = arranged(draw().sign() * (1.1 * x.float().cpu().abs() + 0.25))
     if case.direction == "forward":
         return Inputs(x, residual, x)
-    if entry.writes:
-        grad = arranged(draw())
-    else:  # of one sign: sums over all of it, as the gradient of an exponent is, do not cancel
-        grad = torch.rand(shape[:2], generator=generator).to(x) + 0.5
+    # That of a pool is of one sign: the gradient of its exponent is a sum over all of it, and must not cancel.
+    grad = arranged(draw()) if entry.writes else torch.rand(shape[:2], generator=generator).to(x) + 0.5
     inputs = Inputs(x, residual, grad)
     for leaf in inputs.leaves():
         leaf.requires_grad_()
@@ -313,6 +313,7 @@ def _floor_call(case: Case, entry: Entry, sets: list[Inputs], turn: Iterator[int
             return x.clone()
         if passes == (2, 1):
             return grad + x
+        assert residual is not None
         return grad.clone(), x + residual
 
     return call
@@ -336,7 +337,9 @@ def _bytes_moved(case: Case, entry: Entry, plain: nn.Module, inputs: Inputs) -> 
     """The least that must be moved: every input read once, every output written once, and for training both directions."""
     weights = sum(w.numel() * w.element_size() for w in _weights(plain).values())
     activation = inputs.x.numel() * inputs.x.element_size()
-    return activation * sum(entry.passes(case.direction)) + weights * {"forward": 1, "backward": 2, "training": 3}[case.direction]
+    return (
+        activation * sum(entry.passes(case.direction)) + weights * {"forward": 1, "backward": 2, "training": 3}[case.direction]
+    )
 
 
 def _memory(contender: Contender, inputs: Inputs) -> Memory:
@@ -371,9 +374,10 @@ def _errors(case: Case, entry: Entry, plain: nn.Module, contenders: dict[str, Co
     for name, contender in contenders.items():
         got = _outputs(case, contender, inputs)
         errors[name] = max(_distance(got[part], wanted[part]) for part in wanted)
-        if not errors[name] <= tolerance:  # NaN is no smaller than anything
+        allowed = tolerance if name in (FUSED, ONE_THREAD) else ROUNDED_BETWEEN * tolerance
+        if not errors[name] <= allowed:  # NaN is no smaller than anything
             raise WrongNumbersError(
-                f"{case}: {name} is {errors[name]:.2e} of the largest value away from float64, allowed are {tolerance:.0e}"
+                f"{case}: {name} is {errors[name]:.2e} of the largest value away from float64, allowed are {allowed:.0e}"
             )
     return errors
 

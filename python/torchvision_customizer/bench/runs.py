@@ -174,7 +174,7 @@ def run_all(
     progress: Progress = _quiet,
     parts: Sequence[str] = PARTS,
 ) -> list[Run]:
-    """The set that ``benchmarks/results`` keeps for a machine: the op suite, a sweep, the headline's model and libraries' models.
+    """The set that ``benchmarks/results`` keeps for a machine: ops, a sweep, the headline's model, and libraries' models.
 
     Args:
         root: the files go into a folder of the machine's kind in it.

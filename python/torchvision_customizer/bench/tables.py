@@ -32,26 +32,27 @@ _VERDICTS = "What is asked"
 _PAIRS = "Times are medians over rounds; ratios are medians of pairs of the same round, with their quartiles. "
 _NOTES = {
     "ops": _PAIRS
-    + "`floor` moves the bytes once: `x.clone()`, or `x + residual`; for the backward `grad + x`, and with a ReLU "
-    "`grad.clone()` and `x + residual`. `limit` is C++ that makes the op's memory accesses and nothing else of it, on the same "
-    "threads: a pooling op reads each sample again, CBAM twice again. `eager` is the block in plain PyTorch; `compile` and "
-    "`torchscript` (frozen) are made of it; `timm` is timm's module with the same weights. Backward is `torch.autograd.grad` of a forward that ran before, with gradients for all inputs and weights; "
-    "training is both as one call. `saved` is what autograd keeps for the backward, each storage once and without parameters, "
-    "`peak` the most that the step has allocated at once. No sample is dropped by `drop_path`. `MB` is "
-    "the least that must be moved, every input read once and every output written once; what lies in a cache moves faster "
-    "than the copy that `of copy` compares with. `error` is the largest difference of `fused` from float64, as a share of the "
-    "largest value. A warm cache is the same input again and again; a cold one rotates among inputs of twice the last-level "
-    "cache together.",
+    + "`floor` moves the bytes once: `x.clone()`, or `x + residual`; for the backward `grad + x` (of what reads no x "
+    "`grad.clone()`), and with a ReLU `grad.clone()` and `x + residual`. `limit` is C++ that makes the op's memory "
+    "accesses and nothing else of it, on the same threads: what pools reads each sample again, CBAM twice again. `eager` "
+    "is the block in plain PyTorch; `compile` and `torchscript` (frozen) are made of it; `timm` is timm's module with the "
+    "same weights. Backward is `torch.autograd.grad` of a forward that ran before, with gradients for all inputs and "
+    "weights; training is both as one call. `saved` is what autograd keeps for the backward, each storage once and "
+    "without parameters, `peak` the most that a step has allocated at once. `drop_path` drops no sample here. `MB` is the "
+    "least that must be moved, every input read once and every output written once; what lies in a cache moves faster "
+    "than the copy that `of copy` compares with. `error` is the largest difference of `fused` from float64, as a share of "
+    "the largest value. A warm cache is the same input again and again; a cold one rotates among inputs of twice the "
+    "last-level cache together.",
     "patched": _PAIRS
-    + "`unpatched` is torchvision's model, `eager` the patched one with its blocks in plain PyTorch, `compile` that one under "
-    "`torch.compile`, `fused` the patched one after `fuse`, `torchscript` that one scripted and frozen, "
-    "which folds norms into convolutions and is faster for that alone. `difference` is the largest difference of logits from "
-    "`eager`, as a share of the largest. Every run has the same input.",
+    + "`unpatched` is torchvision's model, `eager` the patched one with its blocks in plain PyTorch, `compile` that one "
+    "under `torch.compile`, `fused` the patched one after `fuse`, `torchscript` that one scripted and frozen, which folds "
+    "norms into convolutions and is faster for that alone. `difference` is the largest difference of logits from `eager`, "
+    "as a share of the largest. Every run has the same input.",
     "library": _PAIRS
-    + "`eager` is the library's model as it is, `fused` the same after `fuse`, `inference` after `fuse(inference=True)`, which "
-    "folds norms too, `identity` without its attention: nothing in place of the blocks. `attention left` is what is left of the "
-    "time that attention costs: (fused − identity) / (eager − identity). Weights are random, norms calibrated on a batch. One "
-    "process for each model.",
+    + "`eager` is the library's model as it is, `fused` the same after `fuse`, `inference` after `fuse(inference=True)`, "
+    "which folds norms too, `identity` the library's with nothing in place of its attention. `attention left` is what is "
+    "left of the time that attention costs: (fused − identity) / (eager − identity). Weights are random, norms calibrated "
+    "on a batch. One process for each model.",
 }
 
 

@@ -18,8 +18,9 @@ from .suite import DROP_PROB, TOKENS, Case, Entry
 @functools.cache
 def timm() -> ModuleType:
     """The library, with torchvision imported first: timm imports it, and it may need help (``_torchvision.py``)."""
-    from .. import _torchvision  # noqa: F401
     import timm
+
+    from .. import _torchvision  # noqa: F401
 
     return timm
 
@@ -67,7 +68,7 @@ def timm_block(entry: Entry, weights: Mapping[str, Tensor]) -> TimmBlock:
 
 
 def _squeeze_excite(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, str]]:
-    from timm.layers import SEModule
+    from timm.layers.squeeze_excite import SEModule
 
     reduced, channels = weights["w1"].shape
     module = SEModule(channels, rd_channels=reduced).eval()
@@ -75,13 +76,13 @@ def _squeeze_excite(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str,
 
 
 def _eca(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, str]]:
-    from timm.layers import EcaModule
+    from timm.layers.eca import EcaModule
 
     return EcaModule(kernel_size=weights["weight"].numel()).eval(), {"weight": "conv.weight"}
 
 
 def _cbam(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, str]]:
-    from timm.layers import CbamModule
+    from timm.layers.cbam import CbamModule
 
     reduced, channels = weights["w1"].shape
     kernel = weights["spatial_weight"].size(2)
@@ -94,7 +95,7 @@ def _cbam(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, str]]:
 
 
 def _drop_path(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, str]]:
-    from timm.layers import DropPath
+    from timm.layers.drop import DropPath
 
     return DropPath(DROP_PROB), {}  # draws its mask itself, in training
 
@@ -108,7 +109,7 @@ _MODULES: dict[str, Callable[[Mapping[str, Tensor]], tuple[nn.Module, dict[str, 
 
 
 def seed_that_keeps_all(block: TimmBlock, x: Tensor) -> int:
-    """A seed after which timm's DropPath drops no sample of ``x``, as the mask of the suite's cases does; 0 for other modules."""
+    """A seed after which timm's DropPath drops no sample of ``x``: the masks of the suite's cases drop none either."""
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
         for seed in range(100_000):
             torch.manual_seed(seed)
