@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Optional
 from torch import Tensor, nn
 
 from .. import ops
-from ..blocks.attention import may_overwrite
+from ..blocks.attention import folded_spatial_gate, may_overwrite
+from ..ops.cbam import cbam_apply, cbam_channels
 from .kinds import Form, Fused, NotFusable, act_of, check_pointwise, fusable, gate_of
+from .norms import NormFolded
 
 
 class FusedSqueezeExcitation(Fused):
@@ -95,3 +97,119 @@ def _timm_effective_se(block: Any) -> Form:
 def _refuse_max_pool(block: Any) -> None:
     if block.add_maxpool:
         raise NotFusable("it adds a max pool (add_maxpool=True), which the op has not")
+
+
+class FusedEca(Fused):
+    """Efficient channel attention with the 1-D convolution ``conv``."""
+
+    if TYPE_CHECKING:
+        conv: nn.Conv1d
+        fused_gate: str
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
+        return ops.eca(
+            x,
+            self.conv.weight.flatten(),
+            gate=self.fused_gate,
+            residual=residual,
+            post=post,
+            inplace=inplace and may_overwrite(),
+        )
+
+
+@fusable("timm.layers.eca.EcaModule")
+def _timm_eca(block: Any) -> Form:
+    conv = block.conv
+    if block.conv2 is not None or type(conv) is not nn.Conv1d:
+        raise NotFusable("it is no single Conv1d (use_mlp=True)")
+    (size,) = conv.kernel_size
+    if conv.in_channels != 1 or conv.out_channels != 1 or conv.bias is not None or conv.padding != (size // 2,):
+        raise NotFusable("its convolution has channels or a bias of its own")
+    return Form(FusedEca, {"gate": gate_of(block.gate)})
+
+
+class FusedCbam(Fused):
+    """CBAM as timm has it: ``channel`` with ``fc1`` and ``fc2``, ``spatial.conv`` with ``conv`` and the norm ``bn``."""
+
+    if TYPE_CHECKING:
+        channel: Any
+        spatial: Any
+        fused_act: str
+        fused_gate: str
+        fused_eps: float
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
+        fc1, fc2, conv, norm = self.channel.fc1, self.channel.fc2, self.spatial.conv.conv, self.spatial.conv.bn
+        w1, w2 = fc1.weight.flatten(1), fc2.weight.flatten(1)
+        if norm.training:
+            scale, maps = cbam_channels(x, w1, fc1.bias, w2, fc2.bias, act=self.fused_act, gate=self.fused_gate)
+            logits = norm(conv(maps.to(conv.weight.dtype)))
+            return cbam_apply(x, scale, logits, self.fused_gate, residual, post)
+        weight, bias = folded_spatial_gate(
+            conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var, self.fused_eps
+        )
+        return ops.cbam(
+            x,
+            w1,
+            fc1.bias,
+            w2,
+            fc2.bias,
+            weight,
+            bias,
+            act=self.fused_act,
+            gate=self.fused_gate,
+            residual=residual,
+            post=post,
+            inplace=inplace and may_overwrite(),
+        )
+
+
+class FusedFoldedCbam(Fused):
+    """The same where the norm is folded into the convolution."""
+
+    if TYPE_CHECKING:
+        channel: Any
+        spatial: Any
+        fused_act: str
+        fused_gate: str
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
+        fc1, fc2, conv = self.channel.fc1, self.channel.fc2, self.spatial.conv.conv
+        return ops.cbam(
+            x,
+            fc1.weight.flatten(1),
+            fc1.bias,
+            fc2.weight.flatten(1),
+            fc2.bias,
+            conv.weight,
+            conv.bias,
+            act=self.fused_act,
+            gate=self.fused_gate,
+            residual=residual,
+            post=post,
+            inplace=inplace and may_overwrite(),
+        )
+
+
+@fusable("timm.layers.cbam.CbamModule")
+def _timm_cbam(block: Any) -> Form:
+    channel, spatial = block.channel, block.spatial
+    for name in ("fc1", "fc2"):
+        check_pointwise(getattr(channel, name), name)
+    act, gate = act_of(channel.act), gate_of(channel.gate)
+    if gate_of(spatial.gate) != gate:
+        raise NotFusable("its gates of channels and of positions are not the same, and the op has one")
+    conv, norm = spatial.conv.conv, spatial.conv.bn
+    (size, other), convolution = conv.kernel_size, spatial.conv
+    if type(conv) is not nn.Conv2d or size != other or conv.padding != (size // 2, size // 2) or conv.stride != (1, 1):
+        raise NotFusable("its spatial gate is no plain Conv2d that keeps the size")
+    if not isinstance(convolution.aa, nn.Identity | None):
+        raise NotFusable("its spatial gate has a pool")
+    if act_of(norm.act, "the activation of its spatial gate") != "none":
+        raise NotFusable("its spatial gate has an activation")
+    options = {"act": act, "gate": gate}
+    if isinstance(norm, NormFolded):
+        return Form(FusedFoldedCbam, options)
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+        raise NotFusable("its spatial gate has no batch norm with running statistics")
+    return Form(FusedCbam, {**options, "eps": norm.eps})

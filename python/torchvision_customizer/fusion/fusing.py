@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import attention as attention  # registers its kinds
+from . import regularization as regularization
 from .kinds import Fused, fuse_blocks, restore_blocks
 from .norms import find_norms, fold_norms, unfold_norms
 from .report import FoldedNorm, FuseReport, Untouched

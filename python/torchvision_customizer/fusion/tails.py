@@ -226,6 +226,7 @@ def _fuse_tail(found: Opened, node: fx.Node) -> tuple[fx.Node, Tail, str]:
     with graph.inserting_before(last):
         call = graph.call_module(str(node.target), (x, identity, post, is_fresh(found.block, x)))
     call.meta = dict(last.meta)
+    shapes[call] = shapes[node]
     last.replace_all_uses_with(call)
     for gone in (activation, add, node):
         if gone is not None:

@@ -282,7 +282,8 @@ class _OutputHook:
 
 def _check_block(block: str, operation: Operation) -> None:
     accepted = registry.parameters_of(registry.get(block))
-    if accepted is not None and "init" not in accepted and operation.init == "identity":
+    identity = accepted is None or "init" in accepted or getattr(registry.get(block), "starts_as_identity", False)
+    if not identity and operation.init == "identity":
         raise ValueError(f"block '{block}' has no start as the identity; write init: paper to take it as it is")
     if "init" in operation.params:
         raise ValueError("'init' is an option beside 'params', not one of them")
