@@ -16,7 +16,7 @@ from typing import Any
 _PUBLIC = {
     "registry": "registry",
     "ops": "ops",
-    "SEBlock": "blocks",
+    **dict.fromkeys(("CBAMBlock", "ChannelAttention", "DropPath", "ECABlock", "GeM", "SEBlock", "SpatialAttention"), "blocks"),
     "BuildReport": "hybrid",
     "HybridBuilder": "hybrid",
     "HybridModel": "hybrid",

@@ -84,12 +84,12 @@ FUSIBLE: dict[str, tuple[Tail, str]] = {
     "another activation": (lambda m, y, i: torch.tanh(y + i), "none"),
     "another activation, in place": (lambda m, y, i: (y + i).tanh_(), "none"),
     "sum used twice": (relu_of_sum_plus_sum, "none"),
+    "called twice": (lambda m, y, i: m.relu(m.se(y) + i), "relu"),
     "doubled by relu": (lambda m, y, i: m.relu(y + i) * 2, "relu"),
 }
 
 REFUSED: dict[str, tuple[Tail, str]] = {
     "output used elsewhere": (lambda m, y, i: m.relu(y + i) + y, "its output is used in 2 places"),
-    "called twice": (lambda m, y, i: m.relu(m.se(y) + i), "it is called several times"),
     "no addition": (lambda m, y, i: m.relu(y * i), "goes into mul, which is no addition"),
     "returned": (lambda m, y, i: y, "its output is returned"),
     "a number": (lambda m, y, i: m.relu(y + 1), "what is added is no other tensor"),
@@ -111,7 +111,8 @@ def test_fuses_and_computes_the_same(tail: Tail, post: str) -> None:
     model, x = network(tail), image()
     plain, keys, code = copy.deepcopy(model), list(model.state_dict()), model[1].code
     report = fuse(model, example_input=x)
-    assert [(place.block, place.module, place.post) for place in report.fused] == [("1", "1.se", post)]
+    assert report.fused == report.tails
+    assert [(place.block, place.module, place.post) for place in report.tails] == [("1", "1.se", post)]
     assert list(model.state_dict()) == keys
     assert model[1].code != code
 
@@ -122,7 +123,7 @@ def test_fuses_and_computes_the_same(tail: Tail, post: str) -> None:
     torch.testing.assert_close(model.eval()(x), plain.eval()(x))
 
     assert unfuse(model) is model
-    assert model[1].code == code
+    assert sorted(model[1].code.splitlines()) == sorted(code.splitlines())
     assert torch.equal(model(x), plain(x))
 
 
@@ -130,7 +131,7 @@ def test_fuses_and_computes_the_same(tail: Tail, post: str) -> None:
 def test_leaves_other_tails_and_says_why(tail: Tail, reason: str) -> None:
     model, x = network(tail), image()
     code = model[1].code
-    with pytest.warns(UserWarning, match="fused 0 tails of"):
+    with pytest.warns(UserWarning, match="fused nothing, left 1 place"):
         report = fuse(model, example_input=x)
     assert not report.fused
     assert reason in report.untouched[0].reason
@@ -191,7 +192,7 @@ def test_nothing_to_fuse_is_a_warning() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     with pytest.warns(UserWarning, match="nothing to fuse"):
         report = fuse(model)
-    assert report == FuseReport((), ())
+    assert report == FuseReport()
     assert unfuse(model) is model
 
 
@@ -271,8 +272,8 @@ def fused_resnet() -> tuple[nn.Module, nn.Module]:
     plain = resnet()
     fused = copy.deepcopy(plain)
     report = fuse(fused)
-    assert len(report.fused) == 8 and not report.untouched
-    assert all(place.post == "relu" for place in report.fused)
+    assert len(report.tails) == 8 and not report.untouched
+    assert all(place.post == "relu" for place in report.tails)
     return plain, fused
 
 

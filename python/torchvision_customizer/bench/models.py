@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ..fusion import fuse
 from ..hybrid import unpatch
+from .memory import Memory, memory_of
+from .op_suite import FORMATS
 from .plain import PLAIN_BLOCKS, plain_model
 from .results import ModelCase, ModelResult
-from .suite import COMPILED, DTYPES, EAGER, FUSED, LAYOUTS, MODEL_VARIANTS, SCRIPTED, UNPATCHED
+from .suite import COMPILED, DTYPES, EAGER, FUSED, MODEL_VARIANTS, SCRIPTED, UNPATCHED
 from .timing import Settings, measure
 
 #: How far logits may lie from those of plain PyTorch, as a share of the largest. Roundings of fifty layers add up: a model in
@@ -54,14 +56,10 @@ def run_model(
     Raises:
         DifferentOutputError: a variant's logits are further from those in plain PyTorch than the type allows.
     """
-    model = _with_random_gates(copy.deepcopy(model))
-    model = model.to(device, DTYPES[case.dtype], memory_format=LAYOUTS[case.layout]).train(case.training)  # type: ignore[call-overload]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(case.batch, 3, case.input_size, case.input_size, generator=generator)
-    x = x.to(device, DTYPES[case.dtype]).contiguous(memory_format=LAYOUTS[case.layout])
-
+    model = prepared(_with_random_gates(copy.deepcopy(model)), case, device)
+    x = images(case, device)
     eager, fused = plain_model(model), copy.deepcopy(model)
-    tails = fuse(fused, example_input=x).fused
+    places = fuse(fused, example_input=x).fused
     unpatched = unpatch(model)
     with warnings.catch_warnings():
         # TorchScript is on its way out of torch, and measured here as long as it is there.
@@ -73,20 +71,58 @@ def run_model(
             models[COMPILED] = torch.compile(copy.deepcopy(eager), dynamic=False)
         if SCRIPTED in variants and not case.training:
             models[SCRIPTED] = torch.jit.freeze(torch.jit.script(fused))
-        with torch.inference_mode(not case.training):
-            differences = _differences(case, models, x)
-            calls = {
-                name: _step(models[name], x) if case.training else _inference(models[name], x)
-                for name in MODEL_VARIANTS
-                if name in models and name in variants
-            }
-            found = measure(calls, settings)
+        return compare(case, models, x, len(places), settings, [name for name in MODEL_VARIANTS if name in variants])
+
+
+def prepared(model: nn.Module, case: ModelCase, device: str) -> nn.Module:
+    """The same model in the mode, type and layout of a case."""
+    model.to(device, DTYPES[case.dtype], memory_format=FORMATS[case.layout])  # type: ignore[call-overload]
+    return model.train(case.training)
+
+
+def images(case: ModelCase, device: str) -> Tensor:
+    """The input of a case, the same for every variant."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(case.batch, 3, case.input_size, case.input_size, generator=generator)
+    return x.to(device, DTYPES[case.dtype]).contiguous(memory_format=FORMATS[case.layout])
+
+
+def compare(
+    case: ModelCase,
+    models: dict[str, Callable[[Tensor], Tensor]],
+    x: Tensor,
+    fused_places: int,
+    settings: Settings,
+    variants: Collection[str],
+    uncompared: Collection[str] = (UNPATCHED,),
+) -> ModelResult:
+    """Compare the logits of models with those of ``EAGER``, and time those that ``variants`` names.
+
+    Args:
+        case: what is compared.
+        models: by variant.
+        x: images.
+        fused_places: how many there are, for the result.
+        settings: how long to measure.
+        variants: which of ``models`` to time.
+        uncompared: those that are meant to give other logits.
+
+    Raises:
+        DifferentOutputError: logits are further apart than the type allows.
+    """
+    with torch.inference_mode(not case.training):
+        differences = _differences(case, models, x, uncompared)
+        wanted = {name: models[name] for name in variants if name in models}
+        calls = {name: _step(m, x) if case.training else _inference(m, x) for name, m in wanted.items()}
+        found = measure(calls, settings)
+        memory = {n: _memory(m, x) for n, m in wanted.items() if isinstance(m, nn.Module)} if case.training else {}
     return ModelResult(
         case=case,
-        fused_tails=len(tails),
+        fused_places=fused_places,
         differences=differences,
         seconds=found.seconds,
         other_load=found.other_load,
+        memory=memory,
     )
 
 
@@ -120,18 +156,37 @@ def _step(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
     return step
 
 
-def _differences(case: ModelCase, models: dict[str, Callable[[Tensor], Tensor]], x: Tensor) -> dict[str, float]:
-    """Largest difference of logits from those in plain PyTorch, as a share of the largest, but for the unpatched model."""
+def _memory(model: nn.Module, x: Tensor) -> Memory:
+    parameters = list(model.parameters())
+    target = torch.arange(len(x), device=x.device)
+    return memory_of(
+        lambda: F.cross_entropy(model(x), target),
+        lambda loss: torch.autograd.grad(loss, parameters, allow_unused=True),
+        parameters,
+        x.device,
+    )
+
+
+def _differences(
+    case: ModelCase, models: dict[str, Callable[[Tensor], Tensor]], x: Tensor, uncompared: Collection[str]
+) -> dict[str, float]:
+    """Largest difference of logits from those of ``EAGER``, as a share of the largest."""
     limit = (TRAINING_TOLERANCES if case.training else TOLERANCES)[case.dtype]
-    expected = models[EAGER](x).detach().double()
+    expected = _logits(models[EAGER], x)
     differences = {}
     for name, model in models.items():
-        if name in (UNPATCHED, EAGER):
+        if name == EAGER or name in uncompared:
             continue
-        differences[name] = float((model(x).detach().double() - expected).abs().max() / expected.abs().max())
+        differences[name] = float((_logits(model, x) - expected).abs().max() / expected.abs().max())
         if not differences[name] <= limit:
             raise DifferentOutputError(
-                f"{case}: the logits of {name} differ by {differences[name]:.2e} of the largest from those in plain PyTorch, "
+                f"{case}: the logits of {name} differ by {differences[name]:.2e} of the largest from those of {EAGER}, "
                 f"allowed are {limit:.0e}"
             )
     return differences
+
+
+def _logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        torch.manual_seed(0)  # what is dropped at random is the same in every variant
+        return model(x).detach().double()

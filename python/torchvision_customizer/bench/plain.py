@@ -11,11 +11,27 @@ import copy
 from collections.abc import Callable
 from typing import Optional
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import SEBlock
 from ..ops._math import activate, gate_of
+
+
+def _space(x: Tensor) -> list[int]:
+    return [d for d in range(2, x.dim())]
+
+
+def _over_space(scale: Tensor, x: Tensor) -> Tensor:
+    return scale.view([x.size(0), x.size(1)] + [1] * (x.dim() - 2))
+
+
+def _tail(y: Tensor, residual: Optional[Tensor], post: str) -> Tensor:
+    """What follows in a residual block; ``y`` is new and may be overwritten."""
+    if residual is not None:
+        y += residual
+    return y.relu_() if post == "relu" else activate(y, post)
 
 
 class PlainSqueezeExcite(nn.Module):
@@ -37,12 +53,78 @@ class PlainSqueezeExcite(nn.Module):
         self.act, self.gate, self.post = act, gate, post
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
-        hidden = activate(F.linear(x.mean((2, 3)), self.w1, self.b1), self.act)
+        hidden = activate(F.linear(x.mean(_space(x)), self.w1, self.b1), self.act)
         scale = gate_of(F.linear(hidden, self.w2, self.b2), self.gate)
-        y = x * scale[:, :, None, None]
-        if residual is not None:
-            y += residual
-        return y.relu_() if self.post == "relu" else activate(y, self.post)
+        return _tail(x * _over_space(scale, x), residual, self.post)
+
+
+class PlainECA(nn.Module):
+    """Efficient channel attention: a convolution over the channels' means."""
+
+    def __init__(self, weight: Tensor, gate: str = "sigmoid", post: str = "none") -> None:
+        super().__init__()
+        self.weight = _parameter(weight)
+        self.gate, self.post = gate, post
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+        mean = x.mean(_space(x)).unsqueeze(1)
+        scale = F.conv1d(mean, self.weight.view(1, 1, -1), padding=self.weight.numel() // 2)
+        return _tail(x * _over_space(gate_of(scale.squeeze(1), self.gate), x), residual, self.post)
+
+
+class PlainCBAM(nn.Module):
+    """Channel attention, then attention over positions; the norm of the latter is folded, as in inference."""
+
+    def __init__(
+        self,
+        w1: Tensor,
+        b1: Tensor | None,
+        w2: Tensor,
+        b2: Tensor | None,
+        spatial_weight: Tensor,
+        spatial_bias: Tensor | None,
+        act: str = "relu",
+        gate: str = "sigmoid",
+        post: str = "none",
+    ) -> None:
+        super().__init__()
+        self.w1, self.w2, self.spatial_weight = _parameter(w1), _parameter(w2), _parameter(spatial_weight)
+        self.b1, self.b2, self.spatial_bias = (None if b is None else _parameter(b) for b in (b1, b2, spatial_bias))
+        self.act, self.gate, self.post = act, gate, post
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+        # Both pooled vectors go through the layers as one batch.
+        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))])
+        hidden = activate(F.linear(pooled, self.w1, self.b1), self.act)
+        mean, largest = F.linear(hidden, self.w2, self.b2).chunk(2)
+        y = x * gate_of(mean + largest, self.gate)[:, :, None, None]
+        maps = torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], 1)
+        logits = F.conv2d(maps, self.spatial_weight, self.spatial_bias, padding=self.spatial_weight.size(2) // 2)
+        return _tail(y * gate_of(logits, self.gate), residual, self.post)
+
+
+class PlainGeM(nn.Module):
+    """Generalised-mean pooling with a learnable exponent."""
+
+    def __init__(self, p: Tensor, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.p = _parameter(p)
+        self.eps = eps
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+        return x.clamp(min=self.eps).pow(self.p).mean(_space(x)).pow(1.0 / self.p)  # no residual: the output has no space
+
+
+class PlainDropPath(nn.Module):
+    """Stochastic depth for a mask that was drawn, with the addition that follows it."""
+
+    def __init__(self, mask: Tensor, post: str = "none") -> None:
+        super().__init__()
+        self.mask = nn.Parameter(mask, requires_grad=False)
+        self.post = post
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+        return _tail(x * self.mask.view([x.size(0)] + [1] * (x.dim() - 1)), residual, self.post)
 
 
 def _parameter(w: Tensor) -> nn.Parameter:

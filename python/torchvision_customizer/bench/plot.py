@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .results import ModelResult, OpResult, Run
-from .suite import COMPILED, EAGER, FLOOR, FUSED, SCRIPTED, SUITE, UNPATCHED
+from .suite import COMPILED, EAGER, FLOOR, FUSED, IDENTITY, INFERENCE, LIMIT, SCRIPTED, SUITE, TIMM, UNPATCHED
+from .sweep import AXES, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from .networks import Shape
 
 COLOURS = {
     UNPATCHED: "#555555",
@@ -20,9 +23,21 @@ COLOURS = {
     COMPILED: "#56B4E9",
     SCRIPTED: "#CC79A7",
     FUSED: "#0072B2",
+    TIMM: "#009E73",
+    LIMIT: "#555555",
+    INFERENCE: "#56B4E9",
+    IDENTITY: "#BBBBBB",
 }
-MARKERS = {EAGER: "s", COMPILED: "^", SCRIPTED: "D", FUSED: "o"}
-LABELS = {EAGER: "plain PyTorch", COMPILED: "torch.compile", SCRIPTED: "TorchScript", FUSED: "fused"}
+MARKERS = {LIMIT: "_", EAGER: "s", TIMM: "v", COMPILED: "^", SCRIPTED: "D", FUSED: "o"}
+LABELS = {
+    LIMIT: "limit: the op's memory accesses, no more",
+    EAGER: "plain PyTorch",
+    TIMM: "timm",
+    COMPILED: "torch.compile",
+    SCRIPTED: "TorchScript",
+    FUSED: "fused",
+}
+LIBRARY_LABELS = {FUSED: "fuse", INFERENCE: "fuse(inference=True)", IDENTITY: "without attention"}
 MODEL_LABELS = {EAGER: "plain PyTorch", COMPILED: "torch.compile", FUSED: "fused", SCRIPTED: "fused, frozen TorchScript"}
 _DOTS = 150
 
@@ -42,8 +57,12 @@ def draw(run: Run, path: Path, title: str) -> None:
         raise ImportError("plots need matplotlib: pip install 'torchvision-customizer[plot]'") from error
     figure = Figure(layout=ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)))
     FigureCanvasAgg(figure)  # no window, and no state of pyplot's
-    if run.models:
-        _draw_models(figure, run.models, title)
+    if run.library:
+        _draw_models(figure, run.library, title, LIBRARY_LABELS, EAGER, "the model as it is")
+    elif run.models:
+        _draw_models(figure, run.models, title, MODEL_LABELS, UNPATCHED, "the unpatched model")
+    elif any(result.axis for result in run.ops):
+        _draw_sweep(figure, run.ops, title)
     elif run.ops:
         _draw_ops(figure, run.ops, title)
     else:
@@ -54,7 +73,8 @@ def draw(run: Run, path: Path, title: str) -> None:
 
 def _footer(run: Run) -> str:
     m = run.machine
-    layouts = "filled: channels_last, open: NCHW; " if run.ops else ""
+    both = run.ops and not any(result.axis for result in run.ops)
+    layouts = "filled: channels_last and tokens, open: NCHW; " if both else ""
     return f"{layouts}{m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date'][:10]}"
 
 
@@ -65,29 +85,103 @@ def _bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_models(figure: Figure, results: Sequence[ModelResult], title: str) -> None:
-    """Bars: the time of each variant in times of the unpatched model."""
-    variants = [v for v in MODEL_LABELS if any(v in r.seconds for r in results)]
+def _draw_models(
+    figure: Figure, results: Sequence[ModelResult], title: str, labels: Mapping[str, str], base: str, base_name: str
+) -> None:
+    """Bars: the time of each variant in times of ``base``."""
+    variants = [v for v in labels if any(v in r.seconds for r in results)]
     height = 0.8 / max(len(variants), 1)
     figure.set_size_inches(8.5, 1.6 + 0.22 * len(results) * (len(variants) + 1))
     axes = figure.subplots()
     for index, result in enumerate(results):
         for place, variant in enumerate(v for v in variants if v in result.seconds):
-            ratio = result.ratio(variant, UNPATCHED)
+            ratio = result.ratio(variant, base)
             y = index + (place + 0.5) * height - 0.4
             axes.barh(y, ratio.median, height * 0.88, color=COLOURS[variant])
             axes.plot([ratio.low, ratio.high], [y, y], color="black", linewidth=1)
-            text = f"{MODEL_LABELS[variant]}: {ratio.median:.2f}×, {result.median(variant) * 1e3:.1f} ms"
+            text = f"{labels[variant]}: {ratio.median:.2f}×, {result.median(variant) * 1e3:.1f} ms"
             axes.text(0.01, y, text, va="center", fontsize=8, color="white" if variant == FUSED else "black")
     axes.axvline(1, color=COLOURS[UNPATCHED], linewidth=1.2, linestyle="--")
-    names = [f"batch {r.case.batch}, {r.case.dtype}\nunpatched {r.median(UNPATCHED) * 1e3:.1f} ms" for r in results]
-    axes.set_yticks(range(len(results)), names, fontsize=9)
+    axes.set_yticks(range(len(results)), [_model_name(r, base) for r in results], fontsize=9)
     axes.invert_yaxis()
-    right = max(r.ratio(v, UNPATCHED).high for r in results for v in variants if v in r.seconds)
-    axes.set_xlim(0, right * 1.03)
-    axes.set_xlabel("time, in times of the unpatched model (dashed); black: quartiles")
+    right = max(r.ratio(v, base).high for r in results for v in variants if v in r.seconds)
+    axes.set_xlim(0, max(1.0, right) * 1.03)
+    axes.set_xlabel(f"time, in times of {base_name} (dashed); black: quartiles")
     figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
     _bare(axes)
+
+
+def _model_name(result: ModelResult, base: str) -> str:
+    case = result.case
+    name = "" if case.patches else f"{case.backbone}, "
+    return f"{name}batch {case.batch}, {case.dtype}\n{'eager' if base == EAGER else base} {result.median(base) * 1e3:.1f} ms"
+
+
+def _draw_sweep(figure: Figure, results: Sequence[OpResult], title: str) -> None:
+    """A row for each op, a panel for each axis: the time of a call, both axes logarithmic."""
+    rows = list(dict.fromkeys(_kind(r) for r in results))
+    columns = [axis for axis in AXES if any(r.axis == axis for r in results)]
+    figure.set_size_inches(4.2 * len(columns), 1.4 + 2.9 * len(rows))
+    grid: Any = figure.subplots(len(rows), len(columns), squeeze=False, sharey="row", sharex="col")
+    for line, row in zip(grid, rows, strict=True):
+        for axes, axis in zip(line, columns, strict=True):
+            points = [
+                r for r in results if r.axis == axis and row == (r.case.entry, r.case.direction, r.case.dtype, r.case.layout)
+            ]
+            points.sort(key=lambda r: value_of(axis, r.case))
+            _draw_axis(axes, axis, points)
+            axes.set_title("" if axis != columns[0] else f"{row[0]}\n{', '.join(row[1:])}", fontsize=9, loc="left")
+        line[0].set_ylabel("time of a call, µs")
+    units = {"batch": "batch, samples", "channels": "channels", "resolution": "resolution, height = width in positions"}
+    for axes, axis in zip(grid[-1], columns, strict=True):
+        axes.set_xlabel(f"{units[axis]}\n({_fixed(axis, results)})", fontsize=9)
+    _legend(figure, grid, title, ncols=4)
+
+
+def _kind(result: OpResult) -> tuple[str, str, str, str]:
+    case = result.case
+    return case.entry, case.direction, case.dtype, case.layout
+
+
+def _draw_axis(axes: Axes, axis: str, points: Sequence[OpResult]) -> None:
+    for variant, label in {FLOOR: "floor: the bytes moved once", **LABELS}.items():
+        shown = [r for r in points if variant in r.seconds]
+        if shown:
+            axes.plot(
+                [value_of(axis, r.case) for r in shown],
+                [r.median(variant) * 1e6 for r in shown],
+                marker=MARKERS.get(variant, ""),
+                linestyle=":" if variant == LIMIT else "-",
+                markersize=4,
+                linewidth=1.2,
+                color=COLOURS[variant],
+                label=label,
+            )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    values = sorted({value_of(axis, r.case) for r in points})
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.xaxis.set_minor_locator(_no_ticks())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    _bare(axes)
+
+
+def _no_ticks() -> Any:
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
+
+
+def _fixed(axis: str, results: Sequence[OpResult]) -> str:
+    """What does not grow along an axis."""
+    case = next(r.case for r in results if r.axis == axis)
+    parts = {"batch": f"batch {case.batch}", "channels": f"{case.shape[0]} channels", "resolution": _positions(case.shape)}
+    return ", ".join(text for name, text in parts.items() if name != axis)
+
+
+def _positions(shape: Sequence[int]) -> str:
+    return f"{'×'.join(map(str, shape[1:]))} positions"
 
 
 def _draw_ops(figure: Figure, results: Sequence[OpResult], title: str) -> None:
@@ -100,12 +194,17 @@ def _draw_ops(figure: Figure, results: Sequence[OpResult], title: str) -> None:
     for line, row in zip(grid, rows, strict=True):
         for axes, dtype in zip(line, dtypes, strict=True):
             shown = [r for r in results if (r.case.entry, r.case.direction, r.case.cache) == row and r.case.dtype == dtype]
-            _draw_op(axes, shown, shapes)
+            base = EAGER if row[1] == "training" else FLOOR  # of a whole step there is no floor
+            _draw_op(axes, shown, shapes, base)
             axes.set_title(f"{row[0]}\n{row[1]}, {dtype}, {row[2]} cache", fontsize=9, loc="left")
-        line[0].set_ylabel("time / floor")
+        line[0].set_ylabel("time / plain PyTorch" if row[1] == "training" else "time / floor")
     names = [f"{'×'.join(map(str, shape))}, batch {batch}" for shape, batch in shapes]
     for axes in grid[-1]:
         axes.set_xticks(range(len(shapes)), names, rotation=50, ha="right", rotation_mode="anchor", fontsize=8)
+    _legend(figure, grid, title, ncols=3 if len(dtypes) == 1 else 4)
+
+
+def _legend(figure: Figure, grid: Any, title: str, ncols: int) -> None:
     handles = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
         handles.values(),
@@ -113,20 +212,20 @@ def _draw_ops(figure: Figure, results: Sequence[OpResult], title: str) -> None:
         title=title,
         title_fontproperties={"weight": "bold", "size": 11},
         alignment="left",
-        ncols=3 if len(dtypes) == 1 else 6,
+        ncols=ncols,
         loc="outside upper left",
         frameon=False,
         fontsize=9,
     )
 
 
-def _draw_op(axes: Axes, results: Sequence[OpResult], shapes: Sequence[tuple[tuple[int, int, int], int]]) -> None:
+def _draw_op(axes: Axes, results: Sequence[OpResult], shapes: Sequence[tuple[Shape, int]], base: str) -> None:
     for number, (variant, marker) in enumerate(MARKERS.items()):
-        for layout, filled in (("channels_last", True), ("nchw", False)):
+        for filled in (True, False):
             points = [
-                (shapes.index((r.case.shape, r.case.batch)) + 0.16 * (number - 1.5), r.ratio(variant, FLOOR).median)
+                (shapes.index((r.case.shape, r.case.batch)) + 0.13 * (number - 2.5), r.ratio(variant, base).median)
                 for r in results
-                if r.case.layout == layout and variant in r.seconds and FLOOR in r.seconds
+                if (r.case.layout != "nchw") == filled and variant in r.seconds and base in r.seconds
             ]
             if points:
                 axes.plot(
@@ -137,7 +236,9 @@ def _draw_op(axes: Axes, results: Sequence[OpResult], shapes: Sequence[tuple[tup
                     markeredgecolor=COLOURS[variant],
                     label=LABELS[variant],
                 )
-    axes.axhline(1, color=COLOURS[FLOOR], linewidth=1, label="floor: the bytes moved once")
+    axes.axhline(
+        1, color=COLOURS[FLOOR], linewidth=1, label="1: floor, the bytes moved once" if base == FLOOR else "1: plain PyTorch"
+    )
     bound = SUITE[results[0].case.entry].bounds.floor if results else None
     if bound is not None and results[0].case.direction == "forward":
         axes.axhline(bound, color=COLOURS[FUSED], linewidth=1, linestyle="--", label="asked of fused")

@@ -6,14 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .memory import Memory
 from .suite import FUSED, Case
 from .timing import Spread, paired_ratio, spread
 
-SCHEMA = 1
+SCHEMA = 2
 #: Of all processors; with more than this at work elsewhere, figures say little.
 BUSY = 0.05
 Seconds = Mapping[str, Sequence[float]]
@@ -26,10 +27,12 @@ class Timed:
     Attributes:
         seconds: for each variant its seconds a call, one figure a round.
         other_load: how busy other work kept the processors meanwhile, as a share of all of them.
+        memory: for each variant what a training step holds, where that was measured.
     """
 
     seconds: Seconds
     other_load: float
+    memory: Mapping[str, Memory] = field(default_factory=dict)
 
     def median(self, variant: str) -> float:
         return spread(self.seconds[variant]).median
@@ -48,12 +51,16 @@ class OpResult(Timed):
         bytes: the least that must be moved.
         sets: how many sets of activations calls rotated among; 1 is a warm cache.
         errors: for each variant its largest difference from float64, as a share of the largest value.
+        absent: why a variant was not measured.
+        axis: in a sweep what grows: ``batch``, ``channels`` or ``resolution``.
     """
 
     case: Case
     bytes: int
     sets: int
     errors: Mapping[str, float]
+    absent: Mapping[str, str] = field(default_factory=dict)
+    axis: str = ""
 
     def bandwidth(self, variant: str = FUSED) -> float:
         """GB/s, of the least that must be moved."""
@@ -62,7 +69,10 @@ class OpResult(Timed):
 
 @dataclass(frozen=True)
 class ModelCase:
-    """One comparison of whole models."""
+    """One comparison of whole models.
+
+    Without patches it is a library's model, before and after ``fuse``.
+    """
 
     backbone: str
     patches: tuple[str, ...]
@@ -83,12 +93,12 @@ class ModelResult(Timed):
 
     Attributes:
         case: what was measured.
-        fused_tails: how many tails of residual blocks became one call.
+        fused_places: how many blocks, or tails of residual blocks, ``fuse`` has changed.
         differences: of each variant the largest difference of logits from plain PyTorch, as a share of the largest.
     """
 
     case: ModelCase
-    fused_tails: int
+    fused_places: int
     differences: Mapping[str, float]
 
     def images_per_second(self, variant: str) -> float:
@@ -104,6 +114,16 @@ class Run:
     ops: tuple[OpResult, ...] = ()
     models: tuple[ModelResult, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def patched(self) -> tuple[ModelResult, ...]:
+        """Comparisons of patched models with the unpatched ones."""
+        return tuple(result for result in self.models if result.case.patches)
+
+    @property
+    def library(self) -> tuple[ModelResult, ...]:
+        """Comparisons of libraries' models with themselves, fused."""
+        return tuple(result for result in self.models if not result.case.patches)
 
     @property
     def other_load(self) -> float:
@@ -135,12 +155,18 @@ def from_json(values: Mapping[str, Any]) -> Run:
     ops = []
     for result in values["ops"]:
         case = result["case"]
-        ops.append(OpResult(**{**result, "case": Case(**{**case, "shape": tuple(case["shape"])})}))
+        case = Case(**{**case, "shape": tuple(case["shape"])})
+        ops.append(OpResult(**{**result, "case": case, "memory": _memory(result)}))
     models = []
     for result in values["models"]:
         case = result["case"]
-        models.append(ModelResult(**{**result, "case": ModelCase(**{**case, "patches": tuple(case["patches"])})}))
+        case = ModelCase(**{**case, "patches": tuple(case["patches"])})
+        models.append(ModelResult(**{**result, "case": case, "memory": _memory(result)}))
     return Run(values["machine"], values["settings"], tuple(ops), tuple(models))
+
+
+def _memory(result: Mapping[str, Any]) -> dict[str, Memory]:
+    return {variant: Memory(**memory) for variant, memory in result["memory"].items()}
 
 
 def to_csv(run: Run) -> str:
@@ -148,25 +174,26 @@ def to_csv(run: Run) -> str:
     text = io.StringIO()
     columns = ["what", "mode", "shape", "batch", "dtype", "layout", "cache", "variant", "median_us", "low_us", "high_us"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, "bytes", "error"])
+    writer.writerow([*columns, "bytes", "error", "saved_bytes", "peak_bytes"])
     for op in run.ops:
         c = op.case
         place = [c.entry, c.direction, "x".join(map(str, c.shape)), c.batch, c.dtype, c.layout, c.cache]
-        _csv_rows(writer, place, op.seconds, op.errors, op.bytes)
+        _csv_rows(writer, place, op, op.errors, op.bytes)
     for model in run.models:
         m = model.case
         mode, size = "training" if m.training else "inference", f"3x{m.input_size}x{m.input_size}"
         place = [f"{m.backbone} {' '.join(m.patches)}".strip(), mode, size, m.batch, m.dtype, m.layout, ""]
-        _csv_rows(writer, place, model.seconds, model.differences, "")
+        _csv_rows(writer, place, model, model.differences, "")
     return text.getvalue()
 
 
-def _csv_rows(writer: Any, place: list[Any], seconds: Seconds, errors: Mapping[str, float], size: int | str) -> None:
-    for variant, samples in seconds.items():
+def _csv_rows(writer: Any, place: list[Any], result: Timed, errors: Mapping[str, float], size: int | str) -> None:
+    for variant, samples in result.seconds.items():
         s = spread(samples)
         times = [f"{value * 1e6:.2f}" for value in (s.median, s.low, s.high)]
         error = f"{errors[variant]:.2e}" if variant in errors else ""
-        writer.writerow([*place, variant, *times, size, error])
+        memory = [result.memory[variant].saved, result.memory[variant].peak] if variant in result.memory else ["", ""]
+        writer.writerow([*place, variant, *times, size, error, *memory])
 
 
 def read(path: Path) -> Run:

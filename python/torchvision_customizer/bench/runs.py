@@ -10,11 +10,24 @@ from typing import Any
 from torch import nn
 
 from . import machine, plot, tables
+from .library import run_in_own_process
 from .models import SETTINGS as MODEL_SETTINGS
 from .models import run_model
+from .networks import NETWORKS
 from .op_suite import run_case
 from .results import ModelCase, ModelResult, OpResult, Run, write
-from .suite import COMPILED, HEADLINE, MODEL_VARIANTS, QUICK_SELECTION, VARIANTS, Selection
+from .suite import (
+    COMPILED,
+    HEADLINE,
+    LIBRARY_MODELS,
+    LIBRARY_VARIANTS,
+    MODEL_VARIANTS,
+    QUICK_SELECTION,
+    SUITE,
+    VARIANTS,
+    Selection,
+)
+from .sweep import Sweep
 from .timing import QUICK, USUAL, Settings, steady
 
 Progress = Callable[[str], None]
@@ -97,31 +110,120 @@ def run_models(model: nn.Module, cases: Sequence[ModelCase], effort: Effort = US
     return Run(found, _settings(settings), models=tuple(results))
 
 
-def run_all(root: Path, model: nn.Module, effort: Effort = USUAL_EFFORT, progress: Progress = _quiet) -> list[Run]:
-    """The set that ``benchmarks/results`` keeps for a machine: the op suite, caches warm and cold, and the headline's model.
+def run_library(cases: Sequence[ModelCase], effort: Effort = USUAL_EFFORT, progress: Progress = _quiet) -> Run:
+    """Run models of libraries against themselves after ``fuse``, each model in a process of its own.
 
     Args:
-        root: the files go into a folder of the machine's kind in it.
-        model: the headline's model, patched.
+        cases: ``backbone`` is a name in ``suite.LIBRARY_MODELS``.
+        effort: how much is measured.
+        progress: told what is measured next.
+
+    Raises:
+        DifferentOutputError: a fused model gives other outputs than the library's.
+    """
+    settings = effort.settings(MODEL_SETTINGS)
+    names = list(dict.fromkeys(case.backbone for case in cases))
+    results: list[ModelResult] = []
+    with steady(effort.threads):
+        found = machine.describe(effort.device)
+    for number, name in enumerate(names, start=1):
+        own = [case for case in cases if case.backbone == name]
+        progress(f"{number}/{len(names)} {name}: {len(own)} configurations")
+        results += run_in_own_process(own, settings, LIBRARY_VARIANTS, effort.device, effort.threads)
+    return Run(found, _settings(settings), models=tuple(results))
+
+
+def run_sweep(sweep: Sweep, effort: Effort = USUAL_EFFORT, progress: Progress = _quiet) -> Run:
+    """Run one op over batch, channels and resolution.
+
+    Args:
+        sweep: which op, and how.
         effort: how much is measured.
         progress: told what is measured next.
     """
+    settings, variants = effort.settings(USUAL), effort.variants(VARIANTS)
+    points = list(sweep.cases(effort.quick))
+    results: list[OpResult] = []
+    with steady(effort.threads):
+        found = machine.describe(effort.device)
+        for number, (axis, case) in enumerate(points, start=1):
+            progress(f"{number}/{len(points)} {case}")
+            results.append(replace(run_case(case, settings, variants, effort.device), axis=axis))
+    return Run(found, _settings(settings), ops=tuple(results))
+
+
+#: What ``run_all`` makes, in this order.
+PARTS = (
+    "ops",
+    "ops-backward",
+    "ops-training",
+    "ops-networks",
+    "ops-cold",
+    "sweep",
+    "model",
+    "model-training",
+    "library",
+    "library-training",
+)
+
+
+def run_all(
+    root: Path,
+    model: Callable[[], nn.Module],
+    effort: Effort = USUAL_EFFORT,
+    progress: Progress = _quiet,
+    parts: Sequence[str] = PARTS,
+) -> list[Run]:
+    """The set that ``benchmarks/results`` keeps for a machine: ops, a sweep, the headline's model, and libraries' models.
+
+    Args:
+        root: the files go into a folder of the machine's kind in it.
+        model: makes the headline's model, patched.
+        effort: how much is measured.
+        progress: told what is measured next.
+        parts: which, of ``PARTS``.
+    """
     folder = root / machine.machine_kind(effort.device)
     usual = QUICK_SELECTION if effort.quick else Selection()
-    # Which variant wins is settled with a warm cache; with a cold one the way to the floor is what is left to know.
-    cold = replace(usual, directions=("forward",), caches=("cold",))
-    parts: list[tuple[str, Callable[[], Run]]] = [
-        ("ops", lambda: run_ops(usual, effort, progress)),
-        ("ops-cold", lambda: run_ops(cold, replace(effort, compiled=False), progress)),
-        ("model", lambda: run_models(model, headline_cases(training=False), effort, progress)),
-        ("model-training", lambda: run_models(model, headline_cases(training=True), effort, progress)),
-    ]
+    # Which variant wins is settled on ResNet-50's shapes with a warm cache; compiling for all others takes hours.
+    uncompiled = replace(effort, compiled=False)
+    networks = replace(usual, directions=("forward",), networks=tuple(n for n in NETWORKS if n != "resnet50"), batches=(1, 8))
+    networks = replace(networks, layouts=("channels_last",), batches=usual.batches or networks.batches)
+    training = replace(usual, directions=("training",), batches=usual.batches or (8,), layouts=("channels_last",))
+
+    def ops(selection: Selection, effort: Effort = effort) -> Callable[[], Run]:
+        return lambda: run_ops(selection, effort, progress)
+
+    runs: dict[str, Callable[[], Run]] = {
+        "ops": ops(replace(usual, directions=("forward",))),
+        "ops-backward": ops(replace(usual, directions=("backward",))),
+        "ops-training": ops(training, uncompiled),
+        "ops-networks": ops(networks, uncompiled),
+        "ops-cold": ops(replace(usual, directions=("forward",), caches=("cold",)), uncompiled),
+        "sweep": lambda: merged([run_sweep(Sweep(name), uncompiled, progress) for name in SUITE]),
+        "model": lambda: run_models(model(), headline_cases(training=False), effort, progress),
+        "model-training": lambda: run_models(model(), headline_cases(training=True), effort, progress),
+        "library": lambda: run_library(library_cases(training=False), effort, progress),
+        "library-training": lambda: run_library(library_cases(training=True), effort, progress),
+    }
     found = []
-    for name, run_part in parts:
-        run = run_part()
+    for name in parts:
+        run = runs[name]()
         save(run, folder, name, title(run))  # at once: what follows takes long, and may be interrupted
         found.append(run)
     return found
+
+
+def library_cases(
+    training: bool, names: Sequence[str] = (), batches: Sequence[int] = (), dtypes: Sequence[str] = ("fp32", "bf16")
+) -> list[ModelCase]:
+    """The configurations that are asked of libraries' models. A training step is timed at the larger batch only."""
+    return [
+        ModelCase(name, (), batch, dtype, HEADLINE.layout, training, 224)
+        for name in names or LIBRARY_MODELS
+        for dtype in dtypes
+        for batch in batches or (HEADLINE.batches[-1:] if training else HEADLINE.batches)
+    ]
 
 
 def headline_cases(training: bool) -> list[ModelCase]:
@@ -144,10 +246,14 @@ def merged(found: Sequence[Run]) -> Run:
 def title(run: Run) -> str:
     """What a run is about, in a few words."""
     if not run.models:
+        if any(result.axis for result in run.ops):
+            return "How the time of fused ops grows"
         return "Fused ops, in times of moving the bytes once"
     case = run.models[0].case
     what = "training step" if case.training else "inference"
-    blocks = run.models[0].fused_tails
+    if run.library:
+        return f"Models of libraries after fuse, in times of the same as they are, {what}, {case.layout}"
+    blocks = run.models[0].fused_places
     return f"{case.backbone} with {blocks} fused blocks against the unpatched model, {what}, {case.layout}"
 
 

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 # Repeated here, and compared by a test: the tables they stand in import torch, which `tvc --help` must not.
 DTYPES = ("fp32", "bf16", "fp16")
 CACHES = ("warm", "cold")
+PARTS = (
+    "ops",
+    "ops-backward",
+    "ops-training",
+    "ops-networks",
+    "ops-cold",
+    "sweep",
+    "model",
+    "model-training",
+    "library",
+    "library-training",
+)
 BACKBONE, PATCH = "resnet50", ("layer*=inject:se",)
 
 
@@ -34,50 +46,83 @@ def _list_of(item: click.ParamType[Any]) -> F:
     return read
 
 
-def _shapes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[tuple[int, int, int], ...]:
+def _shapes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[tuple[int, ...], ...]:
     shapes = []
     for part in () if text is None else text.split(","):
         sizes = part.strip().split("x")
-        if len(sizes) != 3 or not all(size.isdigit() and int(size) for size in sizes):
-            raise click.BadParameter(f"a shape is CHANNELSxHEIGHTxWIDTH, as in 256x56x56, got '{part}'")
-        channels, height, width = map(int, sizes)
-        shapes.append((channels, height, width))
+        if len(sizes) not in (2, 3) or not all(size.isdigit() and int(size) for size in sizes):
+            raise click.BadParameter(
+                f"a shape is CHANNELSxHEIGHTxWIDTH, as in 256x56x56, or CHANNELSxLENGTH for tokens, got '{part}'"
+            )
+        shapes.append(tuple(map(int, sizes)))
     return tuple(shapes)
 
 
-def _entries(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
-    if text is None:
-        return ()
-    from ..bench.suite import SUITE
-    from ..errors import nearest
+def _names(table: str) -> F:
+    """A callback that reads names in a table of ``bench.suite``."""
 
-    names = tuple(part.strip() for part in text.split(","))
-    for name in names:
-        if name not in SUITE:
-            raise click.BadParameter(f"must be one of {', '.join(SUITE)}, got '{name}'{nearest(name, SUITE)}")
-    return names
+    def read(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
+        if text is None:
+            return ()
+        from ..bench import suite
+        from ..errors import nearest
+
+        known = getattr(suite, table)
+        names = tuple(part.strip() for part in text.split(","))
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(f"must be one of {', '.join(known)}, got '{name}'{nearest(name, known)}")
+        return names
+
+    return read
 
 
 @click.command(
     short_help="Time patched models and fused ops against plain PyTorch.",
     help="Time a patched, fused model (--fused, which is the default) or single ops (--ops) against the same in plain PyTorch, "
-    "torch.compile and TorchScript, alternating in one run. Numbers are compared before anything is timed.",
+    "torch.compile, TorchScript and timm, or models of torchvision and timm before and after fuse (--models), alternating in "
+    "one run. Numbers are compared before anything is timed. --ops by itself takes about a quarter of an hour on two cores, "
+    "with --no-compile five minutes, with --quick one.",
 )
 @click.option("--fused", is_flag=True, help="Compare whole models.")
 @click.option("--ops", is_flag=True, help="Run the op suite.")
+@click.option("--models", "library", is_flag=True, help="Compare models of torchvision and timm with themselves after fuse.")
+@click.option("--sweep", is_flag=True, help="Show how an op's time grows with batch, channels and resolution.")
 @click.option(
     "--results",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Run all of the op suite, and ResNet-50 in inference and training; write tables and plots into FOLDER/MACHINE.",
+    help="Run the op suite over all networks, a sweep, ResNet-50 and libraries' models in inference and training; write tables "
+    "and plots into FOLDER/MACHINE. Takes hours; see --part.",
+)
+@click.option(
+    "--part",
+    "parts",
+    metavar="|".join(PARTS) + ",...",
+    callback=_list_of(click.Choice(PARTS)),
+    help="For --results: which parts. [default: all]",
 )
 @click.option("--backbone", default=BACKBONE, show_default=True, metavar="NAME", help="The model; see list-backbones.")
 @click.option("--patch", multiple=True, default=PATCH, show_default=True, metavar="TARGET=OP:BLOCK", help="Repeatable.")
 @click.option("--input-size", type=click.IntRange(min=1), default=224, show_default=True, help="Height and width of images.")
-@click.option("--op", "entries", metavar="OP,...", callback=_entries, help="For --ops: which of the suite. [default: all]")
 @click.option(
-    "--shape", "shapes", metavar="CxHxW,...", callback=_shapes, help="For --ops: which shapes. [default: those of ResNet-50]"
+    "--model", "names", metavar="NAME,...", callback=_names("LIBRARY_MODELS"), help="For --models: which. [default: all six]"
 )
+@click.option(
+    "--op",
+    "entries",
+    metavar="OP,...",
+    callback=_names("SUITE"),
+    help="For --ops and --sweep: which of the suite. [default: all]",
+)
+@click.option(
+    "--network",
+    "networks",
+    metavar="NAME,...",
+    callback=_names("NETWORKS"),
+    help="For --ops: whose activations. [default: resnet50]",
+)
+@click.option("--shape", "shapes", metavar="CxHxW|CxL,...", callback=_shapes, help="For --ops: shapes in place of a network's.")
 @click.option(
     "--cache",
     "caches",
@@ -91,17 +136,25 @@ def _entries(ctx: click.Context, parameter: click.Parameter, text: str | None) -
     "batches",
     metavar="N,...",
     callback=_list_of(click.IntRange(min=1)),
-    help="Batch sizes. [default: 1,8; for --ops 1,8,32]",
+    help="Batch sizes. [default: 1,8; for --ops 8]",
 )
 @click.option(
     "--dtype",
     "dtypes",
     metavar=f"{'|'.join(DTYPES)},...",
     callback=_list_of(click.Choice(DTYPES)),
-    help="Types of weights and inputs. [default: fp32; for --ops fp32,bf16]",
+    help="Types of weights and inputs. [default: fp32; for --ops and --models fp32,bf16]",
 )
-@click.option("--channels-last/--nchw", default=None, help="Memory layout. [default: NCHW; for --ops both]")
-@click.option("--training", is_flag=True, help="Time training steps; for --ops the backward.")
+@click.option(
+    "--channels-last/--nchw",
+    default=None,
+    help="Memory layout. [default: NCHW; --ops: both; --models, --sweep: channels_last]",
+)
+@click.option(
+    "--training",
+    is_flag=True,
+    help="Time training steps, with the memory they hold; for --ops the backward, and forward and backward as one.",
+)
 @click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True, help="Where to run.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch. [default: as torch chooses]")
 @click.option("--rounds", type=click.IntRange(min=2), help="Rounds of a comparison. [default: 15; for models 21]")
@@ -121,12 +174,17 @@ def benchmark(
     ctx: click.Context,
     fused: bool,
     ops: bool,
+    library: bool,
+    sweep: bool,
     results: Path | None,
+    parts: tuple[str, ...],
     backbone: str,
     patch: tuple[str, ...],
     input_size: int,
+    names: tuple[str, ...],
     entries: tuple[str, ...],
-    shapes: tuple[tuple[int, int, int], ...],
+    networks: tuple[str, ...],
+    shapes: tuple[tuple[int, ...], ...],
     caches: tuple[str, ...],
     batches: tuple[int, ...],
     dtypes: tuple[str, ...],
@@ -141,35 +199,53 @@ def benchmark(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    if fused + ops + (results is not None) > 1:
-        raise click.UsageError("--fused, --ops and --results are different runs; name one of them")
+    if fused + ops + library + sweep + (results is not None) > 1:
+        raise click.UsageError("--fused, --ops, --models, --sweep and --results are different runs; name one of them")
     from dataclasses import replace
 
     from ..bench import plot, runs, tables
-    from ..bench.suite import QUICK_SELECTION, Selection
+    from ..bench.suite import QUICK_SELECTION, SUITE, USUAL_SELECTION
+    from ..bench.sweep import Sweep
 
     effort = runs.Effort(rounds=rounds, quick=quick, compiled=compiled and not quick, device=device, threads=threads)
+    layout = "channels_last" if channels_last else "nchw"
     with _progress() as progress:
         if results is not None:
-            found = runs.run_all(results, build_model(BACKBONE, PATCH), effort, progress)
+            found = runs.run_all(results, lambda: build_model(BACKBONE, PATCH), effort, progress, parts or runs.PARTS)
         elif ops:
-            selection = QUICK_SELECTION if quick else Selection()
-            layouts = selection.layouts if channels_last is None else (("channels_last",) if channels_last else ("nchw",))
+            selection = QUICK_SELECTION if quick and not networks else USUAL_SELECTION
             selection = replace(
                 selection,
                 entries=entries,
-                directions=("backward",) if training else ("forward",),
+                directions=("backward", "training") if training else ("forward",),
+                networks=networks or selection.networks,
                 shapes=shapes or selection.shapes,
                 batches=batches or selection.batches,
                 dtypes=dtypes or selection.dtypes,
-                layouts=layouts,
+                layouts=selection.layouts if channels_last is None else (layout,),
                 caches=caches or selection.caches,
             )
             found = [runs.run_ops(selection, effort, progress)]
+        elif sweep:
+            if quick and not entries:
+                entries = tuple(SUITE)[:1]
+            sweeps = [
+                Sweep(
+                    entry, "training" if training else "forward", dtype, "nchw" if channels_last is False else "channels_last"
+                )
+                for entry in entries or SUITE
+                for dtype in dtypes or ("fp32",)
+            ]
+            found = [runs.run_sweep(one, effort, progress) for one in sweeps]
+        elif library:
+            cases = runs.library_cases(training, names, batches or ((8,) if quick else ()), dtypes or ("fp32", "bf16"))
+            cases = [
+                replace(case, layout="nchw" if channels_last is False else case.layout, input_size=input_size) for case in cases
+            ]
+            found = [runs.run_library(cases, effort, progress)]
         else:
             from ..bench.results import ModelCase
 
-            layout = "channels_last" if channels_last else "nchw"
             cases = [
                 ModelCase(backbone, patch, batch, dtype, layout, training, input_size)
                 for dtype in dtypes or ("fp32",)

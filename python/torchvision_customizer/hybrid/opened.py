@@ -29,14 +29,14 @@ class OpenedBlock(fx.GraphModule):
     __jit_ignored_attributes__: ClassVar[list[str]] = ["opened_class", "added"]
 
     @staticmethod
-    def open(block: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module]) -> OpenedBlock:
+    def open(block: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module], class_prefix: str = "Patched") -> OpenedBlock:
         """A block that shares everything with ``block``, has the children ``added`` besides, and runs ``graph``."""
         opened_class = original_class(block)
         state = _module_state(block)
         state["_modules"] = {**block._modules, **added}
         state["opened_class"] = opened_class
         state["added"] = (*(block.added if isinstance(block, OpenedBlock) else ()), *added)
-        return OpenedBlock._assemble(state, graph, f"Patched{opened_class.__name__}")
+        return OpenedBlock._assemble(state, graph, f"{class_prefix}{opened_class.__name__}")
 
     @staticmethod
     def _assemble(state: Mapping[str, Any], graph: fx.Graph, class_name: str) -> OpenedBlock:

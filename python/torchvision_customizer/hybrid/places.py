@@ -97,10 +97,7 @@ def find_edge(block: nn.Module, graph: fx.Graph, at: str) -> Edge:
     if at == "auto" or name == "residual":
         edges = residual_edges(graph)
         if not edges:
-            fused = any(node.op == "call_module" and len(node.args) > 1 for node in graph.nodes)
-            raise NoPlace(
-                "does not add a residual branch" + (" as long as its tail is fused; unfuse it first" if fused else "")
-            )
+            raise NoPlace("does not add a residual branch")
         if index is not None and index >= len(edges):
             raise NoPlace(f"has {len(edges)} residual branch{'es' if len(edges) > 1 else ''}, counted from 0")
         edge = edges[-1 if index is None else index]

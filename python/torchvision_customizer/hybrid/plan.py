@@ -64,6 +64,10 @@ def plan(model: nn.Module, patches: Mapping[str, Any], *, example_input: Tensor 
         PatchError: a target matches nothing or offers no place, a block or an option is unknown, or a block does not fit;
             the message names the place in the patches and the nearest name.
     """
+    from ..fusion.fusing import is_fused  # it imports this package
+
+    if is_fused(model):
+        raise PatchError("the model is fused, and its blocks are not what a patch expects; unfuse it first")
     planner = _Planner(model, input_shape_of(example_input))
     for place, target, operation in parse_patches(patches):
         planner.add(place, target, operation)
@@ -278,7 +282,8 @@ class _OutputHook:
 
 def _check_block(block: str, operation: Operation) -> None:
     accepted = registry.parameters_of(registry.get(block))
-    if accepted is not None and "init" not in accepted and operation.init == "identity":
+    identity = accepted is None or "init" in accepted or getattr(registry.get(block), "starts_as_identity", False)
+    if not identity and operation.init == "identity":
         raise ValueError(f"block '{block}' has no start as the identity; write init: paper to take it as it is")
     if "init" in operation.params:
         raise ValueError("'init' is an option beside 'params', not one of them")
@@ -360,7 +365,7 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
 def unpatch(model: nn.Module) -> nn.Module:
     """Take out every module that patches have put in, in place; parameters of the original keep their present values.
 
-    A head that was changed stays as it is.
+    A head that was changed stays as it is. A fused model is unfused first.
 
     Returns:
         The same object, of its original class, with its original blocks and names.
@@ -370,6 +375,9 @@ def unpatch(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, HybridModel):
         raise PatchError(f"{type(model).__name__} has not been patched")
+    from ..fusion.fusing import unfuse
+
+    unfuse(model)
     for edit in reversed(model._hybrid_state.edits):
         module = model.get_submodule(edit.path)
         if isinstance(module, OpenedBlock):
