@@ -116,11 +116,15 @@ class OpSamples:
         samples: calls of one type, compared with the oracle; with True all of them, with False representatives.
         layouts: calls of one type in four layouts of ``x``, small ones: torch's own checks run on them.
         errors: changes of the arguments of the first of ``layouts(float32)``, and what the op says to them.
+        arguments: makes a call of a shape and a type, by options such as ``layout``.
+        ranks: the fewest and the most dimensions of ``x``.
     """
 
     samples: Callable[[torch.dtype, bool], Iterator[Sample]]
     layouts: Callable[[torch.dtype], Iterator[Sample]]
     errors: dict[str, tuple[dict[str, Any], str]]
+    arguments: Callable[..., dict[str, Any]]
+    ranks: tuple[int, int] = (2, 5)
 
 
 SAMPLES: dict[str, OpSamples] = {}
@@ -304,6 +308,7 @@ SAMPLES["squeeze_excite"] = OpSamples(
             for name, shape in {"w1": (3, 6), "b1": (3,), "w2": (6, 3), "b2": (6,), "residual": (2, 6, 3, 5)}.items()
         },
     },
+    squeeze_excite_arguments,
 )
 
 
@@ -405,6 +410,7 @@ SAMPLES["eca"] = OpSamples(
         ),
         "weight_device": ({"weight": _f32(3, device="meta")}, "weight must be on the device of x, cpu, got meta"),
     },
+    eca_arguments,
 )
 
 
@@ -487,6 +493,7 @@ SAMPLES["gem_pool"] = OpSamples(
         "eps_negative": ({"eps": -1e-6}, "eps must be above 0, got -1e-06"),
         "eps_nan": ({"eps": float("nan")}, "eps must be above 0, got nan"),
     },
+    gem_pool_arguments,
 )
 
 
@@ -561,6 +568,8 @@ SAMPLES["drop_path"] = OpSamples(
         "mask_type": ({"mask": _f32(2).bool()}, "mask must be float32 for x of float32, got bool"),
         "mask_device": ({"mask": _f32(2, device="meta")}, "mask must be on the device of x, cpu, got meta"),
     },
+    drop_path_arguments,
+    ranks=(1, 5),
 )
 
 
@@ -736,4 +745,6 @@ SAMPLES["cbam"] = OpSamples(
             for name, shape in _CBAM_TENSORS.items()
         },
     },
+    cbam_arguments,
+    ranks=(4, 4),
 )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import torch._dynamo.testing
+from hypothesis import strategies
 from samples import DTYPES, LAYOUTS, SAMPLES, TOLERANCE, Sample
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -91,6 +94,41 @@ def test_agrees_with_float64(name: str, dtype: torch.dtype) -> None:
 def test_agrees_with_float64_at_every_sample(name: str, dtype: torch.dtype) -> None:
     for sample in SAMPLES[name].samples(dtype, True):
         compare_with_oracle(name, sample)
+
+
+def strided(order: tuple[int, ...], steps: tuple[int, ...], offset: int) -> Callable[[Tensor], Tensor]:
+    """A layout: dimensions in ``order`` in memory, every ``steps``-th element of each, from the ``offset``-th on."""
+
+    def layout(t: Tensor) -> Tensor:
+        sizes = [t.size(d) * step for d, step in zip(order, steps, strict=True)]
+        memory = t.new_full((math.prod(sizes) + offset,), float("nan"))[offset:].view(sizes)
+        view = memory[tuple(slice(None, None, step) for step in steps)]
+        return view.permute([order.index(d) for d in range(t.dim())]).copy_(t)
+
+    return layout
+
+
+@op_names
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@hypothesis.given(data=strategies.data())
+def test_any_shape_and_strides(name: str, data: strategies.DataObject) -> None:
+    op = SAMPLES[name]
+    shape = tuple(data.draw(strategies.lists(strategies.integers(1, 9), min_size=op.ranks[0], max_size=op.ranks[1]), "shape"))
+
+    def layout() -> Callable[[Tensor], Tensor]:
+        order = data.draw(strategies.permutations(range(len(shape))), "order")
+        steps = data.draw(strategies.tuples(*[strategies.integers(1, 2)] * len(shape)), "steps")
+        return strided(tuple(order), steps, data.draw(strategies.integers(0, 3), "offset"))
+
+    options: dict[str, Any] = {"layout": layout()}
+    if "residual" in inspect.signature(getattr(ops, name)).parameters:
+        options["post"] = data.draw(strategies.sampled_from(("none", "relu", "silu")), "post")
+        options["residual"] = layout() if data.draw(strategies.booleans(), "residual") else None
+    torch.manual_seed(0)
+    arguments = op.arguments(shape, torch.float32, **options)
+    # What is looked for here are wrong places, not roundings.
+    sample = Sample(str(shape), arguments, layout(), 1e-4, 1e-3, sample_of(name).constants)
+    compare_with_oracle(name, sample)
 
 
 @op_names
