@@ -561,7 +561,7 @@ inline Vec<double> exp(Vec<double> x) {
   return x;
 }
 
-// log(x) to 2 units in the last place (Cephes' logf): x is 2^n times what lies between sqrt(1/2) and sqrt(2).
+// log(x) to 1 unit in the last place (Cephes' logf): x is 2^n times what lies between sqrt(1/2) and sqrt(2).
 inline Vec<float> log(Vec<float> x) {
 #if defined(__AVX512F__)
   // Zero, subnormal numbers, infinity and NaN take the same way: their exponents are floats.
