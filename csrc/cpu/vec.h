@@ -550,6 +550,17 @@ inline Vec<A> over_lanes(Vec<A>* v, const F& f) {
   }
 }
 
+// e^(x - n * log(2)) of what is left after rounding.
+inline Vec<float> exp_of_rest(Vec<float> x, Vec<float> n) {
+  const Vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return p * r * r + r + 1.f;
+}
+
 // e^x to 2 units in the last place (Cephes' expf): 2^n times a polynomial in the rest.
 inline Vec<float> exp(Vec<float> x) {
   const Vec<float> low = splat(-87.33f), high = splat(89.f);  // infinite from 88.38 on, so that sigmoid(-inf) is 0
@@ -557,14 +568,7 @@ inline Vec<float> exp(Vec<float> x) {
   const Vec<float> magic = splat(12582912.f);                 // 1.5 * 2^23: adding it rounds to an integer
   const Vec<float> shifted = x * 1.44269504f + magic;
   const Vec<float> n = shifted - magic;
-  const Vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.f;
-  return p * bitcast<Vec<float>>((bitcast<Bits32>(shifted) + 127) << 23);
+  return exp_of_rest(x, n) * bitcast<Vec<float>>((bitcast<Bits32>(shifted) + 127) << 23);
 }
 inline Vec<double> exp(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) {
@@ -573,13 +577,22 @@ inline Vec<double> exp(Vec<double> x) {
   return x;
 }
 
-// log(x) to 2 units in the last place (Cephes' logf): x is 2^n times what lies between sqrt(1/2) and sqrt(2).
+// log(x) to 1 unit in the last place (Cephes' logf): x is 2^n times what lies between sqrt(1/2) and sqrt(2).
 inline Vec<float> log(Vec<float> x) {
+#if defined(__AVX512F__)
+  // Zero, subnormal numbers, infinity and NaN take the same way: their exponents are floats.
+  const __m512 mantissa = _mm512_getmant_ps((__m512)x, _MM_MANT_NORM_p5_1, _MM_MANT_SIGN_nan), one = _mm512_set1_ps(1.f);
+  const __m512 exponent = _mm512_getexp_ps((__m512)x);
+  const __mmask16 low = _mm512_cmp_ps_mask(mantissa, _mm512_set1_ps(0.70710678f), _CMP_LT_OQ);
+  const Vec<float> n = (Vec<float>)_mm512_mask_mov_ps(_mm512_add_ps(exponent, one), low, exponent);
+  const Vec<float> r = (Vec<float>)_mm512_sub_ps(_mm512_mask_add_ps(mantissa, low, mantissa, mantissa), one);
+#else
   const Vec<float> infinity = splat(std::numeric_limits<float>::infinity());
   const auto subnormal = x < std::numeric_limits<float>::min();
   const Int32 bits = bitcast<Int32>(subnormal ? x * 8388608.f : x) - 0x3f3504f3;  // sqrt(1/2)
   const Vec<float> n = __builtin_convertvector(bits >> 23, Vec<float>) - (subnormal ? splat(23.f) : Vec<float>{});
   const Vec<float> r = bitcast<Vec<float>>((bits & 0x7fffff) + 0x3f3504f3) - 1.f;
+#endif
   Vec<float> p = r * 7.0376836292e-2f - 1.1514610310e-1f;
   p = p * r + 1.1676998740e-1f;
   p = p * r - 1.2420140846e-1f;
@@ -589,9 +602,13 @@ inline Vec<float> log(Vec<float> x) {
   p = p * r - 2.4999993993e-1f;
   p = p * r + 3.3333331174e-1f;
   const Vec<float> square = r * r;
-  const Vec<float> y = r + (p * r * square - n * 2.12194440e-4f - 0.5f * square) + n * 0.693359375f;
+  const Vec<float> y = r + (p * r * square + n * 9.0580006145e-6f - 0.5f * square) + n * 0.69313812256f;
+#if defined(__AVX512F__)
+  return y;
+#else
   const Vec<float> positive = x < infinity ? y : infinity;
   return x > 0.f ? positive : (x == 0.f ? -infinity : splat(__builtin_nanf("")));
+#endif
 }
 inline Vec<double> log(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) {
@@ -602,9 +619,15 @@ inline Vec<double> log(Vec<double> x) {
 
 // e^x that goes on through the subnormal numbers to 0, where exp() ends.
 inline Vec<float> exp_to_zero(Vec<float> x) {
+#if defined(__AVX512F__)
+  const __m512 v = _mm512_min_ps(_mm512_set1_ps(200.f), _mm512_max_ps(_mm512_set1_ps(-200.f), (__m512)x));  // NaN stays
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(v, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+  return (Vec<float>)_mm512_scalef_ps((__m512)exp_of_rest((Vec<float>)v, (Vec<float>)n), n);
+#else
   const auto low = x < -87.f;
   const Vec<float> y = exp(low ? x + 40.f : x);
   return low ? y * 4.2483542553e-18f : y;  // e^-40
+#endif
 }
 inline Vec<double> exp_to_zero(Vec<double> x) {
   return exp(x);
