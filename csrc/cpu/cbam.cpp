@@ -154,6 +154,13 @@ void correlate_taps(const Plane& plane, const A* in, const A* grad, A* out) {
   }
 }
 
+// The maximum beside a sum: NaN where an element was. (Where infinities of both signs met it says so too; then so does the
+// mean, and with it the gate.)
+template <class A>
+Vec<A> nan_of(Vec<A> sum, Vec<A> maximum) {
+  return sum != sum ? sum : maximum;
+}
+
 template <class T>
 struct Attend {
   using A = Acc<T>;
@@ -165,8 +172,9 @@ struct Attend {
   int64_t reads = 1;  // arrays of the size of x that the passes read
   Space space{args.channels, args.height * args.width, args.channels_last};
   Plane plane{args.height, args.width, args.k};
+  // Of the weights a quarter: here a sample is read again more often, so they must outweigh it to be read for several at once.
   Schedule schedule{args.samples, reads * space.size() * static_cast<int64_t>(sizeof(T)),
-                    2 * args.reduced * args.channels * static_cast<int64_t>(sizeof(A)), space.max_parts()};
+                    args.reduced * args.channels * static_cast<int64_t>(sizeof(A)) / 2, space.max_parts()};
 
   static Buffer make(int64_t n) {
     return Buffer(new A[static_cast<size_t>(n)]);
@@ -240,17 +248,17 @@ struct Attend {
     const Partial partial = over_space(end - begin, team);
     team.share([&](Part part) {
       for (int64_t n = begin; n < end; ++n) {
-        reduce_over_space<T, Reduce::Sum, Reduce::Max>(space, part, Gates<0>{}, Arrays<const T, 1>{sample(args.x, n)},
-                                                       partial.of(n - begin),
-                                                       [](const auto&, const auto& v) { return Values<A, 2>{v[0], v[0]}; });
+        reduce_over_space<T, Reduce::Sum, Reduce::Number>(space, part, Gates<0>{}, Arrays<const T, 1>{sample(args.x, n)},
+                                                          partial.of(n - begin),
+                                                          [](const auto&, const auto& v) { return Values<A, 2>{v[0], v[0]}; });
       }
     });
     const A share = A(1) / static_cast<A>(space.positions);
     for (int64_t i = 0; i < end - begin; ++i) {
-      const auto [sum, maximum] = partial.template combined<Reduce::Sum, Reduce::Max>(i);
+      const auto [sum, maximum] = partial.template combined<Reduce::Sum, Reduce::Number>(i);
       A* row = into + 2 * i * space.channels;
       map(space.channels, row, [&](Vec<A> v) { return v * share; }, sum);
-      std::copy(maximum, maximum + space.channels, row + space.channels);
+      map(space.channels, row + space.channels, nan_of<A>, sum, maximum);
     }
   }
 
@@ -289,18 +297,19 @@ struct Attend {
   void maps(int64_t begin, int64_t end, const Team& team, const A* scale, const Partial& partial) const {
     team.share([&](Part part) {
       for (int64_t n = end; n-- > begin;) {  // backwards: what was read last is nearest
-        reduce_over_channels<T, Reduce::Sum, Reduce::Max>(space, part, Gates<1>{scale + (n - begin) * args.channels}, Gates<0>{},
-                                                          Arrays<const T, 1>{sample(args.x, n)}, partial.of(n - begin),
-                                                          [](const auto& s, const auto&, const auto& v) {
-                                                            const Vec<A> y = v[0] * s[0];
-                                                            return Values<A, 2>{y, y};
-                                                          });
+        reduce_over_channels<T, Reduce::Sum, Reduce::Number>(
+            space, part, Gates<1>{scale + (n - begin) * args.channels}, Gates<0>{}, Arrays<const T, 1>{sample(args.x, n)},
+            partial.of(n - begin), [](const auto& s, const auto&, const auto& v) {
+              const Vec<A> y = v[0] * s[0];
+              return Values<A, 2>{y, y};
+            });
       }
     });
     const A share = A(1) / static_cast<A>(space.channels);
     for (int64_t i = 0; i < end - begin; ++i) {
-      A* mean = partial.template combined<Reduce::Sum, Reduce::Max>(i)[0];
-      map(space.positions, mean, [&](Vec<A> v) { return v * share; }, mean);
+      const auto [sum, maximum] = partial.template combined<Reduce::Sum, Reduce::Number>(i);
+      map(space.positions, maximum, nan_of<A>, sum, maximum);
+      map(space.positions, sum, [&](Vec<A> v) { return v * share; }, sum);
     }
   }
 
@@ -468,9 +477,8 @@ struct Attend {
     const Buffer grad = make(S), grad_plane = make(plane.size()), result = make(plane.result());
     map(S, grad.get(), [&](Vec<A> g, Vec<A> t) { return g * gate_slope<A>(t, args.gate); }, sums, position + s * S);
     std::fill(grad_plane.get(), grad_plane.get() + plane.size(), A(0));
-    plane.rows([&](int64_t to, int64_t from) {
-      std::copy(grad.get() + from, grad.get() + from + args.width, grad_plane.get() + to);
-    });
+    plane.rows(
+        [&](int64_t to, int64_t from) { std::copy(grad.get() + from, grad.get() + from + args.width, grad_plane.get() + to); });
     Vec<A> total{};
     for (int64_t i = 0; i < S; i += kLanes<A>) {
       total += load(grad.get() + i, static_cast<int>(std::min<int64_t>(kLanes<A>, S - i)));
@@ -545,9 +553,8 @@ struct Attend {
           } else {
             reduce_over_channels<T, Reduce::Sum>(
                 space, part, channel, Gates<1>{both.of(i)[1]}, inputs(n, kind, b.grad, b.out),
-                Arrays<A, 1>{of_positions.of(i)[1]}, [&](const auto& c, const auto& p, const auto& v) {
-                  return Values<A, 1>{is_equal(Vec<A>(v[0] * c[0]), p[0])};
-                });
+                Arrays<A, 1>{of_positions.of(i)[1]},
+                [&](const auto& c, const auto& p, const auto& v) { return Values<A, 1>{is_equal(Vec<A>(v[0] * c[0]), p[0])}; });
           }
         }
       });
@@ -633,8 +640,7 @@ struct Attend {
             }
             const A *maximum = mean_max + (2 * i + 1) * C, *grads = shift.get() + 2 * i * C;
             transform<T>(space, part, Gates<4>{scale.get() + i * C, maximum, grads, grads + C}, positions(i),
-                         inputs(n, kind, b.grad, b.out), out, args.stream,
-                         [&](const auto& c, const auto& p, const auto& v) {
+                         inputs(n, kind, b.grad, b.out), out, args.stream, [&](const auto& c, const auto& p, const auto& v) {
                            const Values<A, 2> g = gradients(v, Vec<A>(v[0] * c[0]), p);
                            Values<A, kOut> result{Vec<A>(g[0] * c[0] + c[2] + (v[0] == c[1] ? c[3] : Vec<A>{}))};
                            if constexpr (has_residual) {
@@ -698,8 +704,7 @@ struct Attend {
                 out[1] = sample(b.grad_residual, n);
               }
               transform<T>(space, part, Gates<1>{scale.get() + i * C}, Gates<1>{position.get() + i * S},
-                           inputs(n, post, b.grad, b.out), out, args.stream,
-                           [&](const auto& c, const auto& p, const auto& v) {
+                           inputs(n, post, b.grad, b.out), out, args.stream, [&](const auto& c, const auto& p, const auto& v) {
                              const Vec<A> inner = inner_grad(post, v, Vec<A>(v[0] * c[0]), p[0]);
                              Values<A, kOut> result{Vec<A>(inner * p[0] * c[0])};
                              if constexpr (has_residual) {
