@@ -25,4 +25,22 @@ TVC_SCHEMAS(m) {
   m.define(
       "_drop_path_backward(Tensor grad, Tensor x, Tensor mask, Tensor? residual, str post, Tensor? out, bool residual_grad) "
       "-> (Tensor, Tensor)");
+  m.define(
+      "cbam(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor spatial_weight, Tensor? spatial_bias, "
+      "str act='relu', str gate='sigmoid', Tensor? residual=None, str post='none') -> Tensor");
+  m.define(
+      "_cbam_(Tensor(a!) x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor spatial_weight, Tensor? spatial_bias, "
+      "str act, str gate, Tensor? residual, str post) -> ()");
+  m.define(
+      "_cbam_backward(Tensor grad, Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor spatial_weight, "
+      "Tensor? spatial_bias, str act, str gate, Tensor? residual, str post, Tensor? out, bool residual_grad) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.define("_cbam_channels(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act, str gate) -> (Tensor, Tensor)");
+  m.define(
+      "_cbam_channels_backward(Tensor grad_scale, Tensor grad_maps, Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, "
+      "str act, str gate) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.define("_cbam_apply(Tensor x, Tensor scale, Tensor logits, str gate, Tensor? residual, str post) -> Tensor");
+  m.define(
+      "_cbam_apply_backward(Tensor grad, Tensor x, Tensor scale, Tensor logits, str gate, Tensor? residual, str post, "
+      "Tensor? out, bool residual_grad) -> (Tensor, Tensor, Tensor, Tensor)");
 }

@@ -1,6 +1,7 @@
 """The fused ops. ``torch.ops.tvc.*`` is the contract; the functions here take the same arguments."""
 
 from ._library import OPS, NativeStatus, Op, OpAnswer, native_status, reference, who_answers
+from .cbam import cbam
 from .drop_path import drop_path
 from .eca import eca
 from .gem_pool import gem_pool
@@ -11,6 +12,7 @@ __all__ = [
     "NativeStatus",
     "Op",
     "OpAnswer",
+    "cbam",
     "drop_path",
     "eca",
     "gem_pool",
