@@ -117,6 +117,18 @@ __device__ inline float exponential(float x) {
 __device__ inline double exponential(double x) {
   return exp(x);
 }
+__device__ inline float logarithm(float x) {
+  return logf(x);
+}
+__device__ inline double logarithm(double x) {
+  return log(x);
+}
+__device__ inline float power(float x, float p) {
+  return powf(x, p);
+}
+__device__ inline double power(double x, double p) {
+  return pow(x, p);
+}
 __device__ inline float error_function(float x) {
   return erff(x);
 }
