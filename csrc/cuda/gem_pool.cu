@@ -23,7 +23,7 @@ struct Exponent {
         v[k] = p[0];
       }
     } else {
-      place.template channel<false>(p, v);
+      place.template channel<0>(p, v);
     }
   }
 };

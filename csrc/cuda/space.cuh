@@ -57,44 +57,44 @@ inline Space transposed(const Space& space) {
 // ---- places ----
 
 // V elements side by side in one row; row and column are counted in the sample. of_row(p, v) gives what belongs to their row in an
-// array (samples, rows), of_column(p, v) what belongs to their columns in (samples, columns); without kPerSample, in arrays (rows)
-// and (columns).
+// array (samples, kArrays, rows), of_column(p, v) what belongs to their columns in (samples, kArrays, columns), where p is at the
+// first number of one of the arrays. With kArrays of 0 all samples share one array.
 struct InRow {
   int64_t sample, row, column;
   int64_t rows, columns;
 
-  template <bool kPerSample = true, int V, class P, class A>
+  template <int kArrays = 1, int V, class P, class A>
   __device__ void of_row(const P* p, A (&v)[V]) const {
-    const A value = to_acc(p[kPerSample ? sample * rows + row : row]);
+    const A value = to_acc(p[kArrays * sample * rows + row]);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
       v[k] = value;
     }
   }
 
-  template <bool kPerSample = true, int V, class P, class A>
+  template <int kArrays = 1, int V, class P, class A>
   __device__ void of_column(const P* p, A (&v)[V]) const {
-    load_anywhere(p + (kPerSample ? sample * columns + column : column), v);
+    load_anywhere(p + kArrays * sample * columns + column, v);
   }
 };
 
 // The same for elements that may run over the end of their row, into those that follow.
 struct InRows : InRow {
-  template <bool kPerSample = true, int V, class P, class A>
+  template <int kArrays = 1, int V, class P, class A>
   __device__ void of_row(const P* p, A (&v)[V]) const {
     if (column + V <= columns) {
-      InRow::of_row<kPerSample>(p, v);
+      InRow::of_row<kArrays>(p, v);
     } else {
-      each<V>([&](int k, int64_t n, int64_t r, int64_t /*c*/) { v[k] = to_acc(p[kPerSample ? n * rows + r : r]); });
+      each<V>([&](int k, int64_t n, int64_t r, int64_t /*c*/) { v[k] = to_acc(p[kArrays * n * rows + r]); });
     }
   }
 
-  template <bool kPerSample = true, int V, class P, class A>
+  template <int kArrays = 1, int V, class P, class A>
   __device__ void of_column(const P* p, A (&v)[V]) const {
     if (column + V <= columns) {
-      InRow::of_column<kPerSample>(p, v);
+      InRow::of_column<kArrays>(p, v);
     } else {
-      each<V>([&](int k, int64_t n, int64_t /*r*/, int64_t c) { v[k] = to_acc(p[kPerSample ? n * columns + c : c]); });
+      each<V>([&](int k, int64_t n, int64_t /*r*/, int64_t c) { v[k] = to_acc(p[kArrays * n * columns + c]); });
     }
   }
 
@@ -121,23 +121,23 @@ template <bool kChannelsLast, class In>
 struct Place {
   In in;
 
-  // Of (samples, channels); without kPerSample, of (channels).
-  template <bool kPerSample = true, int V, class P, class A>
+  // Of (samples, kArrays, channels).
+  template <int kArrays = 1, int V, class P, class A>
   __device__ void channel(const P* p, A (&v)[V]) const {
     if constexpr (kChannelsLast) {
-      in.template of_column<kPerSample>(p, v);
+      in.template of_column<kArrays>(p, v);
     } else {
-      in.template of_row<kPerSample>(p, v);
+      in.template of_row<kArrays>(p, v);
     }
   }
 
-  // Of (samples, positions).
-  template <int V, class P, class A>
+  // Of (samples, kArrays, positions).
+  template <int kArrays = 1, int V, class P, class A>
   __device__ void position(const P* p, A (&v)[V]) const {
     if constexpr (kChannelsLast) {
-      in.of_row(p, v);
+      in.template of_row<kArrays>(p, v);
     } else {
-      in.of_column(p, v);
+      in.template of_column<kArrays>(p, v);
     }
   }
 };

@@ -13,18 +13,6 @@ namespace {
 // ---- what is done with a product of the gates, i its place in (samples, channels) or (samples, reduced) ----
 
 template <class A>
-struct WriteHidden {
-  Activation act;
-  A *before_act, *hidden;  // before_act is kept for the backward only
-  __device__ void operator()(int64_t i, A v) const {
-    if (before_act) {
-      before_act[i] = v;
-    }
-    hidden[i] = activate(v, act);
-  }
-};
-
-template <class A>
 struct WriteScale {
   Gate gate;
   A* scale;
