@@ -114,7 +114,7 @@ inline ScalarType accumulate_type(const Tensor& x) {
 
 // What a sentence says of x; drop_path takes one without channels.
 inline std::string describe(const Tensor& x) {
-  return x.dim() < 2 ? shape_of(x) : std::to_string(x.size(1)) + " channels";
+  return x.dim() < 2 ? "shape " + shape_of(x) : std::to_string(x.size(1)) + " channels";
 }
 
 inline void check_type(const char* op, const Tensor& x) {

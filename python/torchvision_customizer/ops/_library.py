@@ -225,7 +225,7 @@ OPS: dict[str, Op] = {}
 
 def describe(x: Tensor) -> str:
     """What a sentence says of ``x``; drop_path takes one without channels."""
-    return str(list(x.shape)) if x.dim() < 2 else f"{x.size(1)} channels"
+    return f"shape {list(x.shape)}" if x.dim() < 2 else f"{x.size(1)} channels"
 
 
 def _dtype(dtype: torch.dtype) -> str:
