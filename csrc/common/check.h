@@ -112,10 +112,12 @@ inline ScalarType accumulate_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-inline void check_activation(const char* op, const Tensor& x) {
-  if (x.dim() < 2) {
-    fail(op, "x must be (N, C, *), got ", shape_of(x));
-  }
+// What a sentence says of x; drop_path takes one without channels.
+inline std::string describe(const Tensor& x) {
+  return x.dim() < 2 ? "shape " + shape_of(x) : std::to_string(x.size(1)) + " channels";
+}
+
+inline void check_type(const char* op, const Tensor& x) {
   switch (x.scalar_type()) {
     case ScalarType::Float:
     case ScalarType::Double:
@@ -125,6 +127,13 @@ inline void check_activation(const char* op, const Tensor& x) {
     default:
       fail(op, "x must be float32, float64, float16 or bfloat16, got ", name_of(x.scalar_type()));
   }
+}
+
+inline void check_activation(const char* op, const Tensor& x) {
+  if (x.dim() < 2) {
+    fail(op, "x must be (N, C, *), got ", shape_of(x));
+  }
+  check_type(op, x);
 }
 
 // `size` of kAny stands for any size, and is shown by `name`.
@@ -153,7 +162,7 @@ inline void check_tensor(const char* op, const char* argument, const Tensor& t, 
       expected << (&extent == shape.begin() ? "" : ", ");
       extent.size == kAny ? expected << extent.name : expected << extent.size;
     }
-    fail(op, argument, " must be [", expected.str(), "] for x with ", x.size(1), " channels, got ", shape_of(t));
+    fail(op, argument, " must be [", expected.str(), "] for x with ", describe(x), ", got ", shape_of(t));
   }
   if (!same_device(t, x)) {
     fail(op, argument, " must be on the device of x, ", device_of(x), ", got ", device_of(t));
@@ -189,7 +198,7 @@ inline void check_like(const char* op, const char* argument, const std::optional
     fits = t->size(d) == x.size(d);
   }
   if (!fits) {
-    fail(op, argument, " must be ", shape_of(x), " for x with ", x.size(1), " channels, got ", shape_of(*t));
+    fail(op, argument, " must be ", shape_of(x), " for x with ", describe(x), ", got ", shape_of(*t));
   }
   if (!same_device(*t, x)) {
     fail(op, argument, " must be on the device of x, ", device_of(x), ", got ", device_of(*t));

@@ -28,7 +28,7 @@ inline bool is_dense(const Tensor& x, bool channels_last) {
     expected *= x.size(d);
     return ok;
   };
-  if (channels_last && !fits(1)) {
+  if (channels_last && (x.dim() < 2 || !fits(1))) {
     return false;
   }
   for (int64_t d = last; d >= 0; --d) {

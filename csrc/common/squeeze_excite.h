@@ -5,8 +5,7 @@
 
 #include <tuple>
 
-#include "check.h"
-#include "layout.h"
+#include "tail.h"
 
 namespace tvc {
 
@@ -52,57 +51,31 @@ struct SqueezeExciteTensors {
 };
 
 // What the backward writes. The kernel fills x, residual, mean, hidden, grad_gate and grad_act; finish() makes the rest.
-struct SqueezeExciteGradients {
+struct SqueezeExciteGradients : TailGradients {
   SqueezeExciteGradients(const SqueezeExciteTensors& t, const Tensor& grad_, const std::optional<Tensor>& out_,
-                         bool residual_grad) {
-    check_like(kSqueezeExciteBackward, "grad", grad_, t.x);
-    check_like(kSqueezeExciteBackward, "out", out_, t.x);
-    if (t.post == Activation::Relu && !out_) {
-      fail(kSqueezeExciteBackward, "out must be given for post 'relu'");
-    }
-    grad = with_layout_of(grad_, t.x);
-    if (out_) {
-      out = with_layout_of(*out_, t.x);
-    }
-    using torch::stable::new_zeros;
-    const ScalarType type = accumulate_type(t.x);
+                         bool residual_grad)
+      : TailGradients(kSqueezeExciteBackward, t.x, t.post, grad_, out_, residual_grad) {
     const int64_t n = t.x.size(0), channels = t.x.size(1), reduced = t.w1.size(0);
-    x = torch::stable::empty_like(t.x);
-    residual = residual_grad ? torch::stable::empty_like(t.x) : nothing(t);
-    // Zeros, not garbage: where x has no elements no kernel runs, and the weights' gradients are 0.
-    const auto make = [&](std::initializer_list<int64_t> size) {
-      return t.x.numel() ? torch::stable::new_empty(t.x, size, type) : new_zeros(t.x, size, type);
-    };
-    mean = make({n, channels});
-    hidden = make({n, reduced});
-    grad_gate = make({n, channels});
-    grad_act = make({n, reduced});
+    mean = scratch(t.x, {n, channels});
+    hidden = scratch(t.x, {n, reduced});
+    grad_gate = scratch(t.x, {n, channels});
+    grad_act = scratch(t.x, {n, reduced});
   }
 
   std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> finish(const SqueezeExciteTensors& t) const {
     const auto product = [&](const Tensor& a, const Tensor& b) {
       return torch::stable::to(torch::stable::matmul(torch::stable::transpose(a, 0, 1), b), t.w1.scalar_type());
     };
-    const auto column_sum = [&](const Tensor& a) {
-      const int64_t samples[] = {0};
-      const Tensor total = torch::stable::sum(a, torch::headeronly::IntHeaderOnlyArrayRef(samples, 1));
-      return torch::stable::to(total, t.w1.scalar_type());  // sum(dtype) would round before it adds
-    };
+    const ScalarType type = t.w1.scalar_type();
     return {x,
             product(grad_act, mean),
-            t.b1 ? column_sum(grad_act) : nothing(t),
+            t.b1 ? sum_over_samples(grad_act, type) : nothing(t.x),
             product(grad_gate, hidden),
-            t.b2 ? column_sum(grad_gate) : nothing(t),
+            t.b2 ? sum_over_samples(grad_gate, type) : nothing(t.x),
             residual};
   }
 
-  static Tensor nothing(const SqueezeExciteTensors& t) {
-    const int64_t empty[] = {0};
-    return torch::stable::new_empty(t.x, torch::headeronly::IntHeaderOnlyArrayRef(empty, 1));
-  }
-
-  Tensor grad, x, residual, mean, hidden, grad_gate, grad_act;
-  std::optional<Tensor> out;
+  Tensor mean, hidden, grad_gate, grad_act;
 };
 
 // The ops, with the argument list that all devices share. Kernels::forward(tensors, out) writes out, which may be x;

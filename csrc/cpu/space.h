@@ -122,7 +122,7 @@ void transform_rows(int64_t begin, int64_t end, int64_t columns, const Arrays<co
   using A = Acc<T>;
   constexpr int64_t L = kPackLanes<T>;
   for (const T* to : out) {
-    stream = stream && can_stream(to) && columns % L == 0;
+    stream = stream && can_stream(to + begin * columns) && (columns % L == 0 || end - begin == 1);
   }
   for (int64_t row = begin; row < end; ++row) {
     const Values<A, kRowGates> gates = splat_each<A>(row_gates, row);

@@ -589,6 +589,49 @@ inline Vec<double> exp(Vec<double> x) {
   return x;
 }
 
+// log(x) to 2 units in the last place (Cephes' logf): x is 2^n times what lies between sqrt(1/2) and sqrt(2).
+inline Vec<float> log(Vec<float> x) {
+  const Vec<float> infinity = splat(std::numeric_limits<float>::infinity());
+  const auto subnormal = x < std::numeric_limits<float>::min();
+  const Int32 bits = bitcast<Int32>(subnormal ? x * 8388608.f : x) - 0x3f3504f3;  // sqrt(1/2)
+  const Vec<float> n = __builtin_convertvector(bits >> 23, Vec<float>) - (subnormal ? splat(23.f) : Vec<float>{});
+  const Vec<float> r = bitcast<Vec<float>>((bits & 0x7fffff) + 0x3f3504f3) - 1.f;
+  Vec<float> p = r * 7.0376836292e-2f - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  const Vec<float> square = r * r;
+  const Vec<float> y = r + (p * r * square - n * 2.12194440e-4f - 0.5f * square) + n * 0.693359375f;
+  const Vec<float> positive = x < infinity ? y : infinity;
+  return x > 0.f ? positive : (x == 0.f ? -infinity : splat(__builtin_nanf("")));
+}
+inline Vec<double> log(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) {
+    x[i] = std::log(x[i]);
+  }
+  return x;
+}
+
+// e^x that goes on through the subnormal numbers to 0, where exp() ends.
+inline Vec<float> exp_to_zero(Vec<float> x) {
+  const auto low = x < -87.f;
+  const Vec<float> y = exp(low ? x + 40.f : x);
+  return low ? y * 4.2483542553e-18f : y;  // e^-40
+}
+inline Vec<double> exp_to_zero(Vec<double> x) {
+  return exp(x);
+}
+
+// x^p of x >= 0.
+template <class V>
+inline V power(V x, V p) {
+  return exp_to_zero(p * log(x));
+}
+
 // erf to 2e-7 (Abramowitz and Stegun, 7.1.26).
 inline Vec<float> erf(Vec<float> x) {
   const Vec<float> a = x < 0.f ? -x : x;
@@ -688,10 +731,10 @@ inline Vec<A> gate_slope(Vec<A> s, Gate kind) {
   return s;
 }
 
-// f over n elements, a vector at a time: f(Vec<A>...) of the inputs at the same place.
-template <class A, class F, class... In>
-inline void map(int64_t n, A* out, const F& f, const In*... in) {
-  constexpr int L = kLanes<A>;
+// f over n elements, a vector at a time: f(Vec<Acc<T>>...) of the inputs at the same place.
+template <class T, class F, class... In>
+inline void map(int64_t n, T* out, const F& f, const In*... in) {
+  constexpr int L = kLanes<Acc<T>>;
   int64_t i = 0;
   for (; i + L <= n; i += L) {
     store(out + i, f(load(in + i)...));

@@ -78,12 +78,16 @@ class Sample:
         arguments: all arguments of the op.
         grad_layout: lays out the gradient of the output.
         tolerance: a looser tolerance than that of the type; the op's file says why.
+        gradient_tolerance: the same, for gradients only.
+        constants: tensors that take no gradient.
     """
 
     name: str
     arguments: dict[str, Any]
     grad_layout: Layout = contiguous
     tolerance: float = 0.0
+    gradient_tolerance: float = 0.0
+    constants: tuple[str, ...] = ()
 
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """The arguments, with every tensor changed."""
@@ -92,9 +96,16 @@ class Sample:
     def tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.arguments.items() if isinstance(value, Tensor)}
 
-    def leaves(self) -> dict[str, Any]:
-        """The arguments, every tensor one that takes a gradient, with the strides it had."""
-        return self.with_tensors(lambda t: t.detach().requires_grad_())
+    def differentiable(self) -> list[str]:
+        """The names of the tensors that take a gradient."""
+        return [name for name in self.tensors() if name not in self.constants]
+
+    def leaves(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """The arguments, every tensor that takes a gradient a leaf that does, with the strides it had."""
+        leaves = self.with_tensors(lambda t: t.detach().to(dtype or t.dtype))
+        for name in self.differentiable():
+            leaves[name].requires_grad_()
+        return leaves
 
 
 @dataclass(frozen=True)
@@ -169,6 +180,17 @@ SHAPES = {
     "(N, C)": (3, 17),
     "(N, C, L)": (2, 9, 31),
     "5d": (2, 19, 3, 4, 5),
+}
+
+# Samples of a thread's own, samples shared by all threads, few and many, small and large.
+SCHEDULES = {
+    "samples_of_their_own": (9, 16, 12, 12),
+    "as_many_as_threads": (2, 32, 24, 24),
+    "one_large": (1, 40, 60, 61),
+    "three_shared": (3, 40, 40, 41),
+    "many_channels": (3, 2048, 7, 7),
+    "1x1": (5, 600, 1, 1),
+    "tiny": (2, 3, 2, 2),
 }
 
 
@@ -285,6 +307,263 @@ SAMPLES["squeeze_excite"] = OpSamples(
 )
 
 
+# ---- eca ----
+
+
+def eca_arguments(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    taps: int = 3,
+    layout: Layout = contiguous,
+    residual: Layout | None = None,
+    weights: torch.dtype | None = None,
+    gate: str = "sigmoid",
+    post: str = "none",
+) -> dict[str, Any]:
+    x = activation(shape, dtype)
+    return {
+        "x": layout(x),
+        "weight": torch.randn(taps).to(weights or dtype),
+        "gate": gate,
+        "residual": residual(away_from(x)) if residual else None,
+        "post": post,
+    }
+
+
+def _eca_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
+    def sample(name: str, shape: tuple[int, ...], grad_layout: Layout = contiguous, **options: Any) -> Sample:
+        hard = options.get("gate") == "hard_sigmoid" or options.get("post") == "hardswish"
+        return Sample(name, eca_arguments(shape, dtype, **options), grad_layout, HARD_SLOPE_TOLERANCE if hard else 0.0)
+
+    for name, shape in SHAPES.items():
+        for layout in LAYOUTS if full else (contiguous, channels_last):
+            for post in ACTS if full else ("none", "relu"):
+                residual = contiguous if post == "relu" else None
+                yield sample(f"{name}-{layout.__name__}-{post}", shape, layout=layout, residual=residual, post=post)
+    odd = SHAPES["odd"]
+    for taps in (1, 5, 9, 47, 51):  # the last ones reach beyond all channels
+        yield sample(f"taps-{taps}", odd, taps=taps, layout=channels_last if taps % 4 == 1 else contiguous)
+    yield sample("sliced", odd, layout=sliced, residual=sliced, post="silu")
+    yield sample("sliced_channels", odd, layout=sliced_channels, residual=channels_last, post="relu")
+    yield sample("unaligned", odd, layout=unaligned, residual=unaligned, post="relu")
+    yield sample("expanded_x", odd, layout=expanded)
+    yield sample("gradient_of_another_layout", odd, channels_last, post="relu", residual=contiguous)
+    if dtype in (torch.float16, torch.bfloat16):
+        for layout in LAYOUTS:
+            yield sample(f"float32_weight-{layout.__name__}", odd, layout=layout, weights=torch.float32, residual=layout)
+    for gate in GATES:
+        for post in ACTS:
+            residual = channels_last if gate in ("sigmoid", "tanh1p") else None
+            yield sample(f"{gate}-{post}", (2, 20, 3, 5), gate=gate, post=post, residual=residual)
+
+
+def _eca_layouts(dtype: torch.dtype) -> Iterator[Sample]:
+    for name, layout in {"contiguous": contiguous, "channels_last": channels_last, "sliced": sliced}.items():
+        yield Sample(name, eca_arguments((2, 6, 3, 5), dtype, layout=layout, residual=layout, post="relu"))
+    options: dict[str, Any] = {"residual": contiguous, "gate": "tanh1p", "post": "silu"}
+    yield Sample("tokens", eca_arguments((2, 6, 7), dtype, layout=channels_last, **options))
+
+
+def _activation_errors(residual: bool) -> dict[str, tuple[dict[str, Any], str]]:
+    """What ops say of an ``x`` that is none, of x and residual (2, 6, 3, 5), float32."""
+    errors: dict[str, tuple[dict[str, Any], str]] = {
+        "x_rank": ({"x": _f32(6)}, "x must be (N, C, *), got [6]"),
+        "x_type": ({"x": _f32(2, 6, 3, 5).int()}, "x must be float32, float64, float16 or bfloat16, got int32"),
+    }
+    return errors | (_tail_errors() if residual else {})
+
+
+def _tail_errors() -> dict[str, tuple[dict[str, Any], str]]:
+    shape = "residual must be [2, 6, 3, 5] for x with 6 channels"
+    return {
+        "post": ({"post": "ReLU"}, "post must be one of none, relu, silu, gelu, hardswish, got 'ReLU'"),
+        "residual_shape": ({"residual": _f32(2, 6, 3, 4)}, f"{shape}, got [2, 6, 3, 4]"),
+        "residual_broadcast": ({"residual": _f32(1, 6, 3, 5)}, f"{shape}, got [1, 6, 3, 5]"),
+        "residual_type": ({"residual": _f32(2, 6, 3, 5).half()}, "residual must be float32 for x of float32, got float16"),
+        "residual_device": (
+            {"residual": _f32(2, 6, 3, 5, device="meta")},
+            "residual must be on the device of x, cpu, got meta",
+        ),
+    }
+
+
+SAMPLES["eca"] = OpSamples(
+    _eca_samples,
+    _eca_layouts,
+    # Of x (2, 6, 3, 5), weight (3), residual (2, 6, 3, 5), float32.
+    {
+        **_activation_errors(residual=True),
+        "gate": ({"gate": "relu"}, "gate must be one of sigmoid, hard_sigmoid, two_sigmoid, tanh1p, got 'relu'"),
+        "weight_even": ({"weight": _f32(4)}, "weight must be [odd] for x with 6 channels, got [4]"),
+        "weight_empty": ({"weight": _f32(0)}, "weight must be [odd] for x with 6 channels, got [0]"),
+        "weight_rank": ({"weight": _f32(1, 1, 3)}, "weight must be [odd] for x with 6 channels, got [1, 1, 3]"),
+        "weight_type": ({"weight": _f32(3).double()}, "weight must be float32 for x of float32, got float64"),
+        "weight_half": (
+            {"x": _f32(2, 6).half(), "weight": _f32(3).bfloat16()},
+            "weight must be float16 or float32 for x of float16, got bfloat16",
+        ),
+        "weight_device": ({"weight": _f32(3, device="meta")}, "weight must be on the device of x, cpu, got meta"),
+    },
+)
+
+
+# ---- gem_pool ----
+
+
+def gem_pool_arguments(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    p: float | None = 3.0,
+    layout: Layout = contiguous,
+    weights: torch.dtype | None = None,
+    eps: float = 1e-6,
+) -> dict[str, Any]:
+    """``p`` of all channels; None: each has its own."""
+    powers = torch.rand(shape[1]) * 4 + 1 if p is None else torch.tensor([p])
+    return {"x": layout(activation(shape, dtype)), "p": powers.to(weights or dtype), "eps": eps}
+
+
+# The gradient of p is made of differences, which are 0 where there is one position, and one p sums them over all outputs, where
+# they cancel: float32 leaves 1e-7 of what is subtracted.
+P_GRADIENT_TOLERANCE = {False: 5e-5, True: 5e-4}
+
+
+def _gem_pool_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
+    def sample(name: str, shape: tuple[int, ...], grad_layout: Layout = contiguous, **options: Any) -> Sample:
+        one = torch.Size(shape[2:]).numel() == 1
+        gradient_tolerance = P_GRADIENT_TOLERANCE[one] if dtype == torch.float32 else 0.0
+        return Sample(name, gem_pool_arguments(shape, dtype, **options), grad_layout, gradient_tolerance=gradient_tolerance)
+
+    powers = (1.0, 2.0, 3.0, 4.0, 2.5, None) if full else (3.0, 2.5)
+    for name, shape in SHAPES.items():
+        if name == "no_positions":  # a mean of nothing is NaN, as torch's
+            continue
+        for layout in LAYOUTS if full else (contiguous, channels_last):
+            for p in powers:
+                yield sample(f"{name}-{layout.__name__}-{p}", shape, layout=layout, p=p)
+    odd = SHAPES["odd"]
+    for p in (1.0, 2.0, 4.0, 5.0, -1.0, 0.5, None):
+        for layout in (contiguous, channels_last):
+            yield sample(f"p-{p}-{layout.__name__}", odd, p=p, layout=layout, eps=1e-2)
+    yield sample("sliced", odd, layout=sliced)
+    yield sample("sliced_channels", odd, layout=sliced_channels, p=None)
+    yield sample("unaligned", odd, layout=unaligned)
+    yield sample("expanded_x", odd, layout=expanded)
+    yield sample("gradient_of_stride_0", odd, expanded, layout=channels_last)
+    if dtype in (torch.float16, torch.bfloat16):
+        for layout in LAYOUTS:
+            yield sample(f"float32_p-{layout.__name__}", odd, layout=layout, weights=torch.float32, p=None)
+
+
+def _gem_pool_layouts(dtype: torch.dtype) -> Iterator[Sample]:
+    cases: dict[str, tuple[Layout, float | None]] = {
+        "contiguous": (contiguous, 3.0),
+        "channels_last": (channels_last, None),
+        "sliced": (sliced, 2.5),
+    }
+    for name, (layout, p) in cases.items():
+        yield Sample(name, gem_pool_arguments((2, 6, 3, 5), dtype, layout=layout, p=p))
+    yield Sample("tokens", gem_pool_arguments((2, 6, 7), dtype, layout=channels_last, p=None))
+
+
+SAMPLES["gem_pool"] = OpSamples(
+    _gem_pool_samples,
+    _gem_pool_layouts,
+    # Of x (2, 6, 3, 5), p (1), float32.
+    {
+        **_activation_errors(residual=False),
+        "p_shape": ({"p": _f32(3)}, "p must be [1] or [6] for x with 6 channels, got [3]"),
+        "p_empty": ({"p": _f32(0)}, "p must be [1] or [6] for x with 6 channels, got [0]"),
+        "p_scalar": ({"p": _f32(())}, "p must be [1] or [6] for x with 6 channels, got []"),
+        "p_type": ({"p": _f32(1).double()}, "p must be float32 for x of float32, got float64"),
+        "p_half": (
+            {"x": _f32(2, 6).half(), "p": _f32(1).bfloat16()},
+            "p must be float16 or float32 for x of float16, got bfloat16",
+        ),
+        "p_device": ({"p": _f32(1, device="meta")}, "p must be on the device of x, cpu, got meta"),
+        "eps": ({"eps": 0.0}, "eps must be above 0, got 0"),
+        "eps_negative": ({"eps": -1e-6}, "eps must be above 0, got -1e-06"),
+        "eps_nan": ({"eps": float("nan")}, "eps must be above 0, got nan"),
+    },
+)
+
+
+# ---- drop_path ----
+
+
+def drop_path_arguments(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *,
+    layout: Layout = contiguous,
+    residual: Layout | None = None,
+    weights: torch.dtype | None = None,
+    post: str = "none",
+) -> dict[str, Any]:
+    """Every second sample is dropped."""
+    x = (torch.rand(shape) - 0.5).to(dtype)
+    mask = torch.tensor([1.25, 0.0] * shape[0])[: shape[0]]
+    return {
+        "x": layout(x),
+        "mask": mask.to(weights or dtype),
+        "residual": residual(away_from(x)) if residual else None,
+        "post": post,
+    }
+
+
+def _drop_path_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
+    def sample(name: str, shape: tuple[int, ...], grad_layout: Layout = contiguous, **options: Any) -> Sample:
+        tolerance = HARD_SLOPE_TOLERANCE if options.get("post") == "hardswish" else 0.0
+        return Sample(name, drop_path_arguments(shape, dtype, **options), grad_layout, tolerance, constants=("mask",))
+
+    for name, shape in {**SHAPES, "(N,)": (5,), "runs_across_samples": (7, 3, 41, 43)}.items():
+        for layout in LAYOUTS if full else (contiguous, channels_last):
+            for post in ACTS if full else ("none", "relu"):
+                residual = contiguous if post == "relu" else None
+                yield sample(f"{name}-{layout.__name__}-{post}", shape, layout=layout, residual=residual, post=post)
+    odd = SHAPES["odd"]
+    yield sample("sliced", odd, layout=sliced, residual=sliced, post="silu")
+    yield sample("sliced_channels", odd, layout=sliced_channels, residual=channels_last, post="relu")
+    yield sample("unaligned", odd, layout=unaligned, residual=unaligned, post="relu")
+    yield sample("expanded_x", odd, layout=expanded)
+    yield sample("gradient_of_another_layout", odd, channels_last, post="relu", residual=contiguous)
+    yield sample("gradient_of_stride_0", odd, expanded, layout=channels_last, residual=contiguous)
+    if dtype in (torch.float16, torch.bfloat16):
+        for layout in LAYOUTS:
+            yield sample(f"float32_mask-{layout.__name__}", odd, layout=layout, weights=torch.float32, residual=layout)
+    for post in ACTS:
+        for residual in (None, channels_last):
+            yield sample(f"{post}-{residual and residual.__name__}", (3, 20, 3, 5), post=post, residual=residual)
+
+
+def _drop_path_layouts(dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, shape: tuple[int, ...], **options: Any) -> Sample:
+        return Sample(name, drop_path_arguments(shape, dtype, **options), constants=("mask",))
+
+    for name, layout in {"contiguous": contiguous, "channels_last": channels_last, "sliced": sliced}.items():
+        yield sample(name, (2, 6, 3, 5), layout=layout, residual=layout, post="relu")
+    yield sample("tokens", (2, 6, 7), layout=channels_last, residual=contiguous, post="silu")
+
+
+SAMPLES["drop_path"] = OpSamples(
+    _drop_path_samples,
+    _drop_path_layouts,
+    # Of x (2, 6, 3, 5), mask (2), residual (2, 6, 3, 5), float32.
+    {
+        **_tail_errors(),
+        "x_rank": ({"x": _f32(())}, "x must be (N, *), got []"),
+        "x_type": ({"x": _f32(2, 6, 3, 5).int()}, "x must be float32, float64, float16 or bfloat16, got int32"),
+        "mask_shape": ({"mask": _f32(6)}, "mask must be [2] for x with 6 channels, got [6]"),
+        "mask_rank": ({"mask": _f32(2, 1, 1, 1)}, "mask must be [2] for x with 6 channels, got [2, 1, 1, 1]"),
+        "mask_of_a_row": ({"x": _f32(3), "residual": None}, "mask must be [3] for x with shape [3], got [2]"),
+        "mask_type": ({"mask": _f32(2).bool()}, "mask must be float32 for x of float32, got bool"),
+        "mask_device": ({"mask": _f32(2, device="meta")}, "mask must be on the device of x, cpu, got meta"),
+    },
+)
+
+
 # ---- cbam ----
 
 
@@ -342,8 +621,8 @@ def _cbam_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
         name: str, shape: tuple[int, int, int, int], grad_layout: Layout = contiguous, k: int = 3, **options: Any
     ) -> Sample:
         hard = options.get("gate") == "hard_sigmoid" or "hardswish" in (options.get("act"), options.get("post"))
-        tolerance = CANCELLED.get(dtype, HARD_SLOPE_TOLERANCE if hard else 0.0)
-        return Sample(name, cbam_arguments(shape, dtype, k=k, **options), grad_layout, tolerance)
+        tolerance = HARD_SLOPE_TOLERANCE if hard else 0.0
+        return Sample(name, cbam_arguments(shape, dtype, k=k, **options), grad_layout, tolerance, CANCELLED.get(dtype, 0.0))
 
     posts = ACTS if full else ("none", "relu")
     for name, (shape, k) in CBAM_SHAPES.items():

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,13 +28,6 @@ reference = ops.OPS["squeeze_excite"].reference
 backward_reference = ops.OPS["_squeeze_excite_backward"].reference
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 both_layouts = pytest.mark.parametrize("layout", [contiguous, channels_last], ids=lambda layout: layout.__name__)
-
-
-@pytest.fixture
-def threads() -> Iterator[Any]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 # ---- Exact identity ----
@@ -340,47 +329,3 @@ def test_the_sentence_of_the_contract() -> None:
         ops.squeeze_excite(x, w1, None, w2, None)
     sentence = "tvc::squeeze_excite: w1 must be [reduced, 256] for x with 256 channels, got [16, 128]"
     assert sentence in str(caught.value)
-
-
-# ---- Other processes: each instruction set, and no native library ----
-
-NUMBERS = "(agrees_with_float64 and not reference) or identity or special or any_bits or saturate"
-NUMBERS += " or (every_schedule and (three_shared or more_rows or heavy_weights_1x1))"
-
-
-def run_tests(select: str, **environment: str) -> None:
-    """These files once more, in a process of another environment."""
-    here = os.path.dirname(__file__)
-    files = [os.path.join(here, name) for name in ("test_every_op.py", "test_squeeze_excite.py", "test_library.py")]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", select, *files]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]
-
-
-def test_the_instruction_set_is_the_one_that_was_asked_for() -> None:
-    wanted = os.environ.get("TVC_INSTRUCTION_SET", "")
-    assert ops.native_status().instruction_set == wanted or not wanted or not ops.native_status().cpu_loaded
-
-
-def other_sets() -> list[str]:
-    """The sets that this machine runs and this process does not."""
-    if not ops.native_status().cpu_loaded:
-        return []
-    built = ops.native_status().build["instruction_sets"].split()
-    return built[: built.index(ops.native_status().instruction_set)]
-
-
-def test_the_numbers_of_other_instruction_sets() -> None:
-    if not other_sets():
-        pytest.skip("no other instruction set: the native library is missing, or this process runs its first one")
-    for name in other_sets():
-        run_tests(f"instruction_set_is or {NUMBERS}", TVC_INSTRUCTION_SET=name)
-
-
-def test_without_native_library() -> None:
-    run_tests("test_library or agrees_with_float64 or errors_are or identity or strides", TVC_DISABLE_NATIVE="1")
-
-
-@pytest.mark.full
-def test_everything_without_native_library() -> None:
-    run_tests("not without_native and not other_instruction", TVC_DISABLE_NATIVE="1")

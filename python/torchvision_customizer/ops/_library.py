@@ -197,6 +197,9 @@ class Op:
 
     def check_activation(self, x: Tensor) -> None:
         self.check(x.dim() >= 2, f"x must be (N, C, *), got {list(x.shape)}")
+        self.check_type(x)
+
+    def check_type(self, x: Tensor) -> None:
         self.check(x.dtype in DTYPES, f"x must be float32, float64, float16 or bfloat16, got {_dtype(x.dtype)}")
 
     def check_tensor(
@@ -210,7 +213,7 @@ class Op:
         )
         if not fits:
             expected = ", ".join(str(size) for size in shape)
-            self.check(False, f"{argument} must be [{expected}] for x with {x.size(1)} channels, got {list(t.shape)}")
+            self.check(False, f"{argument} must be [{expected}] for x with {describe(x)}, got {list(t.shape)}")
         self.check(t.device == x.device, f"{argument} must be on the device of x, {x.device}, got {t.device}")
         if t.dtype not in dtypes:
             allowed = " or ".join(dict.fromkeys(_dtype(dtype) for dtype in dtypes))
@@ -218,6 +221,11 @@ class Op:
 
 
 OPS: dict[str, Op] = {}
+
+
+def describe(x: Tensor) -> str:
+    """What a sentence says of ``x``; drop_path takes one without channels."""
+    return f"shape {list(x.shape)}" if x.dim() < 2 else f"{x.size(1)} channels"
 
 
 def _dtype(dtype: torch.dtype) -> str:
