@@ -8,8 +8,7 @@
 
 #include <tuple>
 
-#include "check.h"
-#include "layout.h"
+#include "tail.h"
 
 namespace tvc {
 
@@ -115,50 +114,14 @@ struct CbamApplyTensors {
   Gate gate;
 };
 
-inline Tensor nothing_like(const Tensor& x) {
-  const int64_t empty[] = {0};
-  return torch::stable::new_empty(x, torch::headeronly::IntHeaderOnlyArrayRef(empty, 1));
-}
-
-// Room for what a kernel writes. Zeros, not garbage, where x has no elements: no kernel runs then, and the gradients are 0.
-inline Tensor room(const Tensor& x, std::initializer_list<int64_t> size, ScalarType type) {
-  return x.numel() ? torch::stable::new_empty(x, size, type) : torch::stable::new_zeros(x, size, type);
-}
-
-inline Tensor sum_over_samples(const Tensor& t, ScalarType type) {
-  const int64_t samples[] = {0};
-  // sum(dtype) would round before it adds.
-  return torch::stable::to(torch::stable::sum(t, torch::headeronly::IntHeaderOnlyArrayRef(samples, 1)), type);
-}
-
-// The incoming gradient, and what the slope of post is read off, in the layout of x.
-struct CbamIncoming {
-  CbamIncoming(const char* op, const Tensor& x, Activation post, const Tensor& grad_, const std::optional<Tensor>& out_) {
-    check_like(op, "grad", grad_, x);
-    check_like(op, "out", out_, x);
-    if (post == Activation::Relu && !out_) {
-      fail(op, "out must be given for post 'relu'");
-    }
-    grad = with_layout_of(grad_, x);
-    if (out_) {
-      out = with_layout_of(*out_, x);
-    }
-  }
-
-  Tensor grad;
-  std::optional<Tensor> out;
-};
-
-// What a backward through the gate of channels writes. The kernel fills all of it; weights() makes the gradients of w1 to b2.
-struct CbamChannelsGradients {
-  explicit CbamChannelsGradients(const CbamChannelsTensors& t) {
-    const ScalarType type = accumulate_type(t.x);
+// What a backward through the gate of channels writes for the gradients of w1 to b2, which weights() makes of it.
+struct CbamMlpGradients {
+  explicit CbamMlpGradients(const CbamChannelsTensors& t) {
     const int64_t n = t.x.size(0), channels = t.x.size(1), reduced = t.w1.size(0);
-    x = torch::stable::empty_like(t.x);
-    statistics = room(t.x, {2 * n, channels}, type);
-    hidden = room(t.x, {n, reduced}, type);
-    grad_gate = room(t.x, {n, channels}, type);
-    grad_act = room(t.x, {2 * n, reduced}, type);
+    statistics = scratch(t.x, {2 * n, channels});
+    hidden = scratch(t.x, {n, reduced});
+    grad_gate = scratch(t.x, {n, channels});
+    grad_act = scratch(t.x, {2 * n, reduced});
   }
 
   std::tuple<Tensor, Tensor, Tensor, Tensor> weights(const CbamChannelsTensors& t) const {
@@ -167,26 +130,28 @@ struct CbamChannelsGradients {
       return torch::stable::to(torch::stable::matmul(torch::stable::transpose(a, 0, 1), b), type);
     };
     const auto twice = [](const Tensor& a) { return torch::stable::subtract(a, a, -1.0); };
-    return {product(grad_act, statistics), t.b1 ? sum_over_samples(grad_act, type) : nothing_like(t.x),
-            product(grad_gate, hidden),
+    return {product(grad_act, statistics), t.b1 ? sum_over_samples(grad_act, type) : nothing(t.x), product(grad_gate, hidden),
             // The mlp runs on two statistics, so b2 is there twice.
-            t.b2 ? sum_over_samples(twice(grad_gate), type) : nothing_like(t.x)};
+            t.b2 ? sum_over_samples(twice(grad_gate), type) : nothing(t.x)};
   }
 
-  Tensor x;
-  // In the accumulation type. Rows 2n and 2n + 1 belong to the mean and the maximum of sample n; hidden is the sum of both.
+  // Rows 2n and 2n + 1 belong to the mean and the maximum of sample n; hidden is the sum of both.
   Tensor statistics, hidden, grad_gate, grad_act;
 };
 
+struct CbamChannelsGradients : CbamMlpGradients {
+  explicit CbamChannelsGradients(const CbamChannelsTensors& t) : CbamMlpGradients(t), x(torch::stable::empty_like(t.x)) {}
+
+  Tensor x;
+};
+
 // What the backward of the op writes.
-struct CbamGradients : CbamIncoming, CbamChannelsGradients {
+struct CbamGradients : TailGradients, CbamMlpGradients {
   CbamGradients(const CbamTensors& t, const Tensor& grad_, const std::optional<Tensor>& out_, bool residual_grad)
-      : CbamIncoming(kCbamBackward, t.x, t.post, grad_, out_), CbamChannelsGradients(t) {
-    const ScalarType type = accumulate_type(t.x);
+      : TailGradients(kCbamBackward, t.x, t.post, grad_, out_, residual_grad), CbamMlpGradients(t) {
     const int64_t n = t.x.size(0), k = t.spatial_weight.size(2);
-    residual = residual_grad ? torch::stable::empty_like(t.x) : nothing_like(t.x);
-    spatial_weight = room(t.x, {n, 2, k, k}, type);
-    spatial_bias = room(t.x, {n}, type);
+    spatial_weight = scratch(t.x, {n, 2, k, k});
+    spatial_bias = scratch(t.x, {n});
   }
 
   std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> finish(const CbamTensors& t) const {
@@ -198,25 +163,21 @@ struct CbamGradients : CbamIncoming, CbamChannelsGradients {
             w2,
             b2,
             torch::stable::unsqueeze(sum_over_samples(spatial_weight, type), 0),
-            t.spatial_bias ? torch::stable::unsqueeze(sum_over_samples(spatial_bias, type), 0) : nothing_like(t.x),
+            t.spatial_bias ? torch::stable::unsqueeze(sum_over_samples(spatial_bias, type), 0) : nothing(t.x),
             residual};
   }
 
-  Tensor residual;
   Tensor spatial_weight, spatial_bias;  // a row for each sample
 };
 
-struct CbamApplyGradients : CbamIncoming {
+struct CbamApplyGradients : TailGradients {
   CbamApplyGradients(const CbamApplyTensors& t, const Tensor& grad_, const std::optional<Tensor>& out_, bool residual_grad)
-      : CbamIncoming(kCbamApplyBackward, t.x, t.post, grad_, out_) {
-    x = torch::stable::empty_like(t.x);
-    residual = residual_grad ? torch::stable::empty_like(t.x) : nothing_like(t.x);
-    scale = room(t.x, {t.x.size(0), t.x.size(1)}, accumulate_type(t.x));
-    logits = room(t.x, {t.x.size(0), 1, t.x.size(2), t.x.size(3)}, accumulate_type(t.x));
+      : TailGradients(kCbamApplyBackward, t.x, t.post, grad_, out_, residual_grad) {
+    scale = scratch(t.x, {t.x.size(0), t.x.size(1)});
+    logits = scratch(t.x, {t.x.size(0), 1, t.x.size(2), t.x.size(3)});
   }
 
-  Tensor x, residual;
-  Tensor scale, logits;  // in the accumulation type
+  Tensor scale, logits;
 };
 
 // The ops, with the argument lists that all devices share. What a Kernels has is not called where x has no elements:
@@ -261,9 +222,7 @@ template <class Kernels>
 std::tuple<Tensor, Tensor> cbam_channels(Tensor x, Tensor w1, std::optional<Tensor> b1, Tensor w2, std::optional<Tensor> b2,
                                          std::string act, std::string gate) {
   const CbamChannelsTensors t(kCbamChannels, x, w1, b1, w2, b2, act, gate);
-  const ScalarType type = accumulate_type(x);
-  Tensor scale = room(x, {x.size(0), x.size(1)}, type);
-  Tensor maps = room(x, {x.size(0), 2, x.size(2), x.size(3)}, type);
+  Tensor scale = scratch(x, {x.size(0), x.size(1)}), maps = scratch(x, {x.size(0), 2, x.size(2), x.size(3)});
   if (x.numel() > 0) {
     Kernels::channels(t, scale, maps);
   }

@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "linear.h"
 #include "space.h"
+#include "tail.h"
 
 namespace tvc {
 
@@ -47,8 +48,10 @@ struct CbamApplyBackward {
 
 namespace TVC_ISA {
 
-// Where the gradient before post comes from; Absent: there is none, and only what is made of x has one.
-enum class Incoming { Absent, None, Relu, Other };
+// In place of a Post in the backward of _cbam_channels: no gradient comes from an output.
+struct NoOutput {};
+template <class Kind>
+inline constexpr bool kHasOutput = !std::is_same_v<Kind, NoOutput>;
 
 // A map of positions with a margin of zeros: so a convolution is a sum over shifted copies, all with one stride, and needs no
 // case for borders. What lies in a result beyond the width of a row is not used.
@@ -154,6 +157,13 @@ void correlate_taps(const Plane& plane, const A* in, const A* grad, A* out) {
   }
 }
 
+// The maximum beside a sum: NaN where an element was. (Where infinities of both signs met it says so too; then so does the
+// mean, and with it the gate.)
+template <class A>
+Vec<A> nan_of(Vec<A> sum, Vec<A> maximum) {
+  return sum != sum ? sum : maximum;
+}
+
 template <class T>
 struct Attend {
   using A = Acc<T>;
@@ -165,8 +175,9 @@ struct Attend {
   int64_t reads = 1;  // arrays of the size of x that the passes read
   Space space{args.channels, args.height * args.width, args.channels_last};
   Plane plane{args.height, args.width, args.k};
+  // Of the weights a quarter: here a sample is read again more often, so they must outweigh it to be read for several at once.
   Schedule schedule{args.samples, reads * space.size() * static_cast<int64_t>(sizeof(T)),
-                    2 * args.reduced * args.channels * static_cast<int64_t>(sizeof(A)), space.max_parts()};
+                    args.reduced * args.channels * static_cast<int64_t>(sizeof(A)) / 2, space.max_parts()};
 
   static Buffer make(int64_t n) {
     return Buffer(new A[static_cast<size_t>(n)]);
@@ -240,17 +251,17 @@ struct Attend {
     const Partial partial = over_space(end - begin, team);
     team.share([&](Part part) {
       for (int64_t n = begin; n < end; ++n) {
-        reduce_over_space<T, Reduce::Sum, Reduce::Max>(space, part, Gates<0>{}, Arrays<const T, 1>{sample(args.x, n)},
-                                                       partial.of(n - begin),
-                                                       [](const auto&, const auto& v) { return Values<A, 2>{v[0], v[0]}; });
+        reduce_over_space<T, Reduce::Sum, Reduce::Number>(space, part, Gates<0>{}, Arrays<const T, 1>{sample(args.x, n)},
+                                                          partial.of(n - begin),
+                                                          [](const auto&, const auto& v) { return Values<A, 2>{v[0], v[0]}; });
       }
     });
     const A share = A(1) / static_cast<A>(space.positions);
     for (int64_t i = 0; i < end - begin; ++i) {
-      const auto [sum, maximum] = partial.template combined<Reduce::Sum, Reduce::Max>(i);
+      const auto [sum, maximum] = partial.template combined<Reduce::Sum, Reduce::Number>(i);
       A* row = into + 2 * i * space.channels;
       map(space.channels, row, [&](Vec<A> v) { return v * share; }, sum);
-      std::copy(maximum, maximum + space.channels, row + space.channels);
+      map(space.channels, row + space.channels, nan_of<A>, sum, maximum);
     }
   }
 
@@ -289,18 +300,19 @@ struct Attend {
   void maps(int64_t begin, int64_t end, const Team& team, const A* scale, const Partial& partial) const {
     team.share([&](Part part) {
       for (int64_t n = end; n-- > begin;) {  // backwards: what was read last is nearest
-        reduce_over_channels<T, Reduce::Sum, Reduce::Max>(space, part, Gates<1>{scale + (n - begin) * args.channels}, Gates<0>{},
-                                                          Arrays<const T, 1>{sample(args.x, n)}, partial.of(n - begin),
-                                                          [](const auto& s, const auto&, const auto& v) {
-                                                            const Vec<A> y = v[0] * s[0];
-                                                            return Values<A, 2>{y, y};
-                                                          });
+        reduce_over_channels<T, Reduce::Sum, Reduce::Number>(
+            space, part, Gates<1>{scale + (n - begin) * args.channels}, Gates<0>{}, Arrays<const T, 1>{sample(args.x, n)},
+            partial.of(n - begin), [](const auto& s, const auto&, const auto& v) {
+              const Vec<A> y = v[0] * s[0];
+              return Values<A, 2>{y, y};
+            });
       }
     });
     const A share = A(1) / static_cast<A>(space.channels);
     for (int64_t i = 0; i < end - begin; ++i) {
-      A* mean = partial.template combined<Reduce::Sum, Reduce::Max>(i)[0];
-      map(space.positions, mean, [&](Vec<A> v) { return v * share; }, mean);
+      const auto [sum, maximum] = partial.template combined<Reduce::Sum, Reduce::Number>(i);
+      map(space.positions, maximum, nan_of<A>, sum, maximum);
+      map(space.positions, sum, [&](Vec<A> v) { return v * share; }, sum);
     }
   }
 
@@ -328,22 +340,9 @@ struct Attend {
     });
   }
 
-  // f(std::integral_constant<Incoming, kind>): relu and none are compiled apart, the others ask at each vector.
-  template <class F>
-  void with_post(const F& f) const {
-    switch (args.post) {
-      case Activation::None:
-        return f(std::integral_constant<Incoming, Incoming::None>{});
-      case Activation::Relu:
-        return f(std::integral_constant<Incoming, Incoming::Relu>{});
-      default:
-        return f(std::integral_constant<Incoming, Incoming::Other>{});
-    }
-  }
-
   // out = post(x * scale * position + residual) of sample n.
-  template <class Post, class HasResidual>
-  void apply(int64_t n, Part part, Post post, HasResidual has_residual, const A* scale, const A* position) const {
+  template <class PostConstant, class HasResidual>
+  void apply(int64_t n, Part part, PostConstant, HasResidual has_residual, const A* scale, const A* position) const {
     constexpr size_t kIn = HasResidual::value ? 2 : 1;
     Arrays<const T, kIn> in{sample(args.x, n)};
     if constexpr (has_residual) {
@@ -355,17 +354,12 @@ struct Attend {
                    if constexpr (has_residual) {
                      y += v[1];
                    }
-                   if constexpr (post == Incoming::Relu) {
-                     y = activate<A>(y, Activation::Relu);
-                   } else if constexpr (post == Incoming::Other) {
-                     y = activate<A>(y, kind);
-                   }
-                   return Values<A, 1>{y};
+                   return Values<A, 1>{apply_post<A, PostConstant::value>(y, kind)};
                  });
   }
   void apply(int64_t begin, int64_t end, const Team& team, const A* scale, const A* position) const {
     with_bool(args.residual != nullptr, [&](auto has_residual) {
-      with_post([&](auto post) {
+      with_post(args.post, [&](auto post) {
         team.share([&](Part part) {
           for (int64_t n = begin; n < end; ++n) {
             apply(n, part, post, has_residual, scale + (n - begin) * args.channels, position + (n - begin) * space.positions);
@@ -432,12 +426,12 @@ struct Attend {
 
   // x, and the inputs that the gradient before post is made of: the gradient, and out, or the residual.
   template <class Kind>
-  auto inputs(int64_t n, Kind kind, const void* grad, const void* out) const {
-    if constexpr (kind == Incoming::Absent) {
+  auto inputs(int64_t n, Kind, const void* grad, const void* out) const {
+    if constexpr (!kHasOutput<Kind>) {
       return Arrays<const T, 1>{sample(args.x, n)};
-    } else if constexpr (kind == Incoming::None) {
+    } else if constexpr (Kind::value == Post::None) {
       return Arrays<const T, 2>{sample(args.x, n), sample(grad, n)};
-    } else if constexpr (kind == Incoming::Relu) {
+    } else if constexpr (Kind::value == Post::Relu) {
       return Arrays<const T, 3>{sample(args.x, n), sample(grad, n), sample(out, n)};
     } else {
       return Arrays<const T, 3>{sample(args.x, n), sample(grad, n), sample(args.residual ? args.residual : args.x, n)};
@@ -445,12 +439,12 @@ struct Attend {
   }
   // The gradient that reaches y * position + residual.
   template <class Kind, class Inputs>
-  Vec<A> inner_grad(Kind kind, const Inputs& v, Vec<A> y, Vec<A> position) const {
-    if constexpr (kind == Incoming::Relu) {
-      return v[2] <= Vec<A>{} ? Vec<A>{} : v[1];  // NaN lets it through, as torch does
-    } else if constexpr (kind == Incoming::Other) {
+  Vec<A> inner_grad(Kind, const Inputs& v, Vec<A> y, Vec<A> position) const {
+    if constexpr (Kind::value == Post::Relu) {
+      return post_grad<A, Post::Relu>(v[1], v[2], args.post);
+    } else if constexpr (Kind::value == Post::Other) {
       const Vec<A> z = y * position;
-      return v[1] * slope<A>(args.residual ? Vec<A>(z + v[2]) : z, args.post);
+      return post_grad<A, Post::Other>(v[1], args.residual ? Vec<A>(z + v[2]) : z, args.post);
     } else {
       return v[1];
     }
@@ -468,9 +462,8 @@ struct Attend {
     const Buffer grad = make(S), grad_plane = make(plane.size()), result = make(plane.result());
     map(S, grad.get(), [&](Vec<A> g, Vec<A> t) { return g * gate_slope<A>(t, args.gate); }, sums, position + s * S);
     std::fill(grad_plane.get(), grad_plane.get() + plane.size(), A(0));
-    plane.rows([&](int64_t to, int64_t from) {
-      std::copy(grad.get() + from, grad.get() + from + args.width, grad_plane.get() + to);
-    });
+    plane.rows(
+        [&](int64_t to, int64_t from) { std::copy(grad.get() + from, grad.get() + from + args.width, grad_plane.get() + to); });
     Vec<A> total{};
     for (int64_t i = 0; i < S; i += kLanes<A>) {
       total += load(grad.get() + i, static_cast<int>(std::min<int64_t>(kLanes<A>, S - i)));
@@ -509,7 +502,7 @@ struct Attend {
   template <class Kind>
   void backward(const CbamBackward& b, Kind kind) const {
     const int64_t C = args.channels, R = args.reduced, S = space.positions, area = args.k * args.k;
-    constexpr bool kWhole = kind != Incoming::Absent;
+    constexpr bool kWhole = kHasOutput<Kind>;
     // The gates of positions, of which the last is there only where the gradient is.
     constexpr size_t kPosition = kWhole ? 4 : 3;
     const Buffer turned = kWhole ? taps(true) : Buffer();
@@ -545,9 +538,8 @@ struct Attend {
           } else {
             reduce_over_channels<T, Reduce::Sum>(
                 space, part, channel, Gates<1>{both.of(i)[1]}, inputs(n, kind, b.grad, b.out),
-                Arrays<A, 1>{of_positions.of(i)[1]}, [&](const auto& c, const auto& p, const auto& v) {
-                  return Values<A, 1>{is_equal(Vec<A>(v[0] * c[0]), p[0])};
-                });
+                Arrays<A, 1>{of_positions.of(i)[1]},
+                [&](const auto& c, const auto& p, const auto& v) { return Values<A, 1>{is_equal(Vec<A>(v[0] * c[0]), p[0])}; });
           }
         }
       });
@@ -633,8 +625,7 @@ struct Attend {
             }
             const A *maximum = mean_max + (2 * i + 1) * C, *grads = shift.get() + 2 * i * C;
             transform<T>(space, part, Gates<4>{scale.get() + i * C, maximum, grads, grads + C}, positions(i),
-                         inputs(n, kind, b.grad, b.out), out, args.stream,
-                         [&](const auto& c, const auto& p, const auto& v) {
+                         inputs(n, kind, b.grad, b.out), out, args.stream, [&](const auto& c, const auto& p, const auto& v) {
                            const Values<A, 2> g = gradients(v, Vec<A>(v[0] * c[0]), p);
                            Values<A, kOut> result{Vec<A>(g[0] * c[0] + c[2] + (v[0] == c[1] ? c[3] : Vec<A>{}))};
                            if constexpr (has_residual) {
@@ -649,8 +640,11 @@ struct Attend {
   }
 
   void backward(const CbamBackward& b) const {
-    b.grad ? with_post([&](auto post) { backward(b, post); })
-           : backward(b, std::integral_constant<Incoming, Incoming::Absent>{});
+    if (b.grad) {
+      with_post(args.post, [&](auto post) { backward(b, post); });
+    } else {
+      backward(b, NoOutput{});
+    }
   }
 
   void apply_backward(const CbamApplyBackward& b) const {
@@ -659,7 +653,7 @@ struct Attend {
       const int64_t count = end - begin;
       const Buffer scale = make(count * C), position = make(count * S);
       given_gates(begin, end, scale.get(), position.get());
-      with_post([&](auto post) {
+      with_post(args.post, [&](auto post) {
         // Sums of gradient times x over channels and over space; each has a second array that is not used.
         const Partial of_positions = over_channels(count, team), of_channels = over_space(count, team);
         team.share([&](Part part) {
@@ -698,8 +692,7 @@ struct Attend {
                 out[1] = sample(b.grad_residual, n);
               }
               transform<T>(space, part, Gates<1>{scale.get() + i * C}, Gates<1>{position.get() + i * S},
-                           inputs(n, post, b.grad, b.out), out, args.stream,
-                           [&](const auto& c, const auto& p, const auto& v) {
+                           inputs(n, post, b.grad, b.out), out, args.stream, [&](const auto& c, const auto& p, const auto& v) {
                              const Vec<A> inner = inner_grad(post, v, Vec<A>(v[0] * c[0]), p[0]);
                              Values<A, kOut> result{Vec<A>(inner * p[0] * c[0])};
                              if constexpr (has_residual) {
@@ -843,10 +836,10 @@ struct Kernels {
     cbam_apply_kernel(args);
   }
 
-  static CbamBackward of_gradients(const Cbam& forward, const CbamChannelsGradients& g) {
+  static CbamBackward of_gradients(const Cbam& forward, const Tensor& grad_x, const CbamMlpGradients& g) {
     CbamBackward args{};
     args.forward = forward;
-    args.grad_x = output(g.x);
+    args.grad_x = output(grad_x);
     args.statistics = g.statistics.mutable_data_ptr();
     args.hidden = g.hidden.mutable_data_ptr();
     args.grad_gate = g.grad_gate.mutable_data_ptr();
@@ -855,7 +848,7 @@ struct Kernels {
   }
 
   static void backward(const CbamTensors& t, CbamGradients& g) {
-    CbamBackward args = of_gradients(of_all(t), g);
+    CbamBackward args = of_gradients(of_all(t), g.x, g);
     args.grad = g.grad.const_data_ptr();
     args.out = data_or_null(g.out);
     args.grad_residual = output(g.residual);
@@ -866,7 +859,7 @@ struct Kernels {
 
   static void channels_backward(const CbamChannelsTensors& t, const Tensor& grad_scale, const Tensor& grad_maps,
                                 CbamChannelsGradients& g) {
-    CbamBackward args = of_gradients(of_channels(t), g);
+    CbamBackward args = of_gradients(of_channels(t), g.x, g);
     args.grad_scale = grad_scale.const_data_ptr();
     args.grad_maps = grad_maps.const_data_ptr();
     cbam_backward_kernel(args);

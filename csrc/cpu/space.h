@@ -48,7 +48,8 @@ using Arrays = std::array<T*, n>;
 template <class A, size_t n>
 using Values = std::array<Vec<A>, n>;
 
-enum class Reduce { Sum, Max };
+// Number is the maximum of what is not NaN, at a quarter of the cost: for those who have a sum beside it, which knows of NaNs.
+enum class Reduce { Sum, Max, Number };
 
 // Results that are gathered at once: half of the registers there are. With the gates beside them, three quarters at most.
 #if defined(__AVX512F__)
@@ -61,6 +62,8 @@ template <Reduce kind, class V>
 inline V combine(V a, V b) {
   if constexpr (kind == Reduce::Sum) {
     return a + b;
+  } else if constexpr (kind == Reduce::Number) {
+    return larger(a, b);
   } else {
     return maximum(a, b);
   }
@@ -233,9 +236,8 @@ void reduce_columns(int64_t begin, int64_t end, int64_t columns, const Arrays<co
   using A = Acc<T>;
   constexpr size_t K = sizeof...(kKinds);
   constexpr int64_t L = kPackLanes<T>;
-  constexpr int kPacks = std::min(kAccumulators / static_cast<int>(K),
-                                  kAccumulators * 3 / 2 / static_cast<int>(K + kColumnGates)) /
-                         kPack<T>;
+  constexpr int kPacks =
+      std::min(kAccumulators / static_cast<int>(K), kAccumulators * 3 / 2 / static_cast<int>(K + kColumnGates)) / kPack<T>;
   static_assert(kPacks > 0);
 
   // kWidth packs of columns, and as many rows at a time as give kPacks of them: results that wait for each other are slow.

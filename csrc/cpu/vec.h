@@ -528,6 +528,22 @@ inline V maximum(V a, V b) {
   return (a > b) | (a != a) ? a : b;
 }
 
+// The larger number, in one instruction: a NaN in `a` is passed over.
+inline Vec<float> larger(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (Vec<float>)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+inline Vec<double> larger(Vec<double> a, Vec<double> b) {
+  return a > b ? a : b;
+}
+
 // Each of kLanes vectors reduced over its lanes: that of v[i] in lane i. Fewer steps than one after the other; v is
 // overwritten.
 template <int kHalf, class V, class F, int... i>

@@ -145,4 +145,17 @@ void linear_transposed(
       ceil_div(columns, kWarp) * ceil_div(samples, kTransposedSamples), warps * kWarp, in, samples, weight, rows, columns, write);
 }
 
+// A write of the first product of a gate.
+template <class A>
+struct WriteHidden {
+  Activation act;
+  A *before_act, *hidden;  // before_act is kept for the backward only
+  __device__ void operator()(int64_t i, A v) const {
+    if (before_act) {
+      before_act[i] = v;
+    }
+    hidden[i] = activate(v, act);
+  }
+};
+
 }  // namespace tvc::gpu

@@ -1,10 +1,14 @@
 #pragma once
-// What ops over space share: sums over space, and visiting every element with the gates of its channel, in both layouts.
+// What ops over space share: sums and maxima over space or over channels, and visiting every element, in both layouts.
 //
-// A functor sees V elements at a place `at` of the tensors, and a gate place: gate.load(gates, v) gives the V numbers that belong
-// to them in an array (samples, channels). V is 1 where 16-byte accesses do not fit.
+// A sample is a matrix: [C][S], whose rows are channels, or [S][C], whose rows are positions. A functor sees V elements at a place
+// `at` of the tensors, and a Place: place.channel(p, v) gives the V numbers that belong to their channels in an array
+// (samples, channels), place.position(p, v) those of their positions in (samples, positions). V is 1 where 16-byte accesses do
+// not fit.
 
+#include <cmath>
 #include <initializer_list>
+#include <optional>
 
 #include "launch.cuh"
 #include "vec.cuh"
@@ -45,69 +49,152 @@ inline int64_t samples_at_once(const Device& device, const Space& space, int64_t
   return std::min(space.samples, ceil_div(ceil_div(space.samples, groups), round) * round);
 }
 
-// ---- gates ----
+// A sample's matrix turned over: what is over space there is over channels here.
+inline Space transposed(const Space& space) {
+  return {space.samples, space.positions, space.channels, !space.channels_last};
+}
 
-// Of a row of [C][S]: one number.
-struct RowGate {
-  int64_t row;
+// ---- places ----
 
-  template <int V, class A>
-  __device__ void load(const A* gates, A (&v)[V]) const {
-    const A gate = gates[row];
+// V elements side by side in one row; row and column are counted in the sample. of_row(p, v) gives what belongs to their row in an
+// array (samples, kArrays, rows), of_column(p, v) what belongs to their columns in (samples, kArrays, columns), where p is at the
+// first number of one of the arrays. With kArrays of 0 all samples share one array.
+struct InRow {
+  int64_t sample, row, column;
+  int64_t rows, columns;
+
+  template <int kArrays = 1, int V, class P, class A>
+  __device__ void of_row(const P* p, A (&v)[V]) const {
+    const A value = to_acc(p[kArrays * sample * rows + row]);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      v[k] = gate;
+      v[k] = value;
     }
+  }
+
+  template <int kArrays = 1, int V, class P, class A>
+  __device__ void of_column(const P* p, A (&v)[V]) const {
+    load_anywhere(p + kArrays * sample * columns + column, v);
   }
 };
 
-// Of elements of [C][S] of which the first `left` are in `row`, and the others in the rows of `size` that follow.
-struct RowsGate {
-  int64_t row;
-  int64_t left;
-  int64_t size;
-
-  template <int V, class A>
-  __device__ void load(const A* gates, A (&v)[V]) const {
-    if (left >= V) {
-      RowGate{row}.load(gates, v);
-      return;
+// The same for elements that may run over the end of their row, into those that follow.
+struct InRows : InRow {
+  template <int kArrays = 1, int V, class P, class A>
+  __device__ void of_row(const P* p, A (&v)[V]) const {
+    if (column + V <= columns) {
+      InRow::of_row<kArrays>(p, v);
+    } else {
+      each<V>([&](int k, int64_t n, int64_t r, int64_t /*c*/) { v[k] = to_acc(p[kArrays * n * rows + r]); });
     }
-    int64_t r = row, in_row = left;
-    A gate = gates[r];
+  }
+
+  template <int kArrays = 1, int V, class P, class A>
+  __device__ void of_column(const P* p, A (&v)[V]) const {
+    if (column + V <= columns) {
+      InRow::of_column<kArrays>(p, v);
+    } else {
+      each<V>([&](int k, int64_t n, int64_t /*r*/, int64_t c) { v[k] = to_acc(p[kArrays * n * columns + c]); });
+    }
+  }
+
+ private:
+  template <int V, class F>
+  __device__ void each(const F& f) const {
+    int64_t n = sample, r = row, c = column;
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      if (in_row == 0) {
-        gate = gates[++r];
-        in_row = size;
+      f(k, n, r, c);
+      if (++c == columns) {
+        c = 0;
+        if (++r == rows) {
+          r = 0;
+          ++n;
+        }
       }
-      v[k] = gate;
-      --in_row;
     }
   }
 };
 
-// Of neighbouring channels of [S][C].
-struct ColumnGate {
-  int64_t at;
+// Rows are channels, or positions where channels are last.
+template <bool kChannelsLast, class In>
+struct Place {
+  In in;
 
-  template <int V, class A>
-  __device__ void load(const A* gates, A (&v)[V]) const {
-    gpu::load(gates + at, v);
+  // Of (samples, kArrays, channels).
+  template <int kArrays = 1, int V, class P, class A>
+  __device__ void channel(const P* p, A (&v)[V]) const {
+    if constexpr (kChannelsLast) {
+      in.template of_column<kArrays>(p, v);
+    } else {
+      in.template of_row<kArrays>(p, v);
+    }
+  }
+
+  // Of (samples, kArrays, positions).
+  template <int kArrays = 1, int V, class P, class A>
+  __device__ void position(const P* p, A (&v)[V]) const {
+    if constexpr (kChannelsLast) {
+      in.template of_row<kArrays>(p, v);
+    } else {
+      in.template of_column<kArrays>(p, v);
+    }
   }
 };
 
-// ---- sums over space ----
+// ---- reductions ----
 
-// Sum j goes, times factor[j], to into[j], (samples, parts, channels).
-template <class A, int kSums>
-struct Sums {
-  A* into[kSums];
-  A factor[kSums];
+// What is made of the values of a functor: their sum, their maximum (NaN if one is), or how many have the maximum before it.
+enum class Kind { Sum, Max, Count };
+
+template <Kind... kinds>
+struct Kinds {
+  static constexpr int kCount = sizeof...(kinds);
+
+  __host__ __device__ static constexpr Kind at(int j) {
+    constexpr Kind all[] = {kinds...};
+    return all[j];
+  }
+  __host__ __device__ static constexpr bool counts(int j) {
+    return j < kCount && at(j) == Kind::Count;
+  }
 };
 
-// How the threads share the sums over space.
-struct SumPlan {
+template <class Of, class A>
+__device__ inline void start(A (&total)[Of::kCount]) {
+#pragma unroll
+  for (int j = 0; j < Of::kCount; ++j) {
+    total[j] = Of::at(j) == Kind::Max ? A(-INFINITY) : A(0);
+  }
+}
+
+template <class Of, class A>
+__device__ inline void merge(A (&total)[Of::kCount], const A (&v)[Of::kCount]) {
+#pragma unroll
+  for (int j = 0; j < Of::kCount; ++j) {
+    if (Of::at(j) == Kind::Sum) {
+      total[j] += v[j];
+    } else if (Of::at(j) == Kind::Max) {
+      const bool greater = v[j] > total[j] || v[j] != v[j];
+      if (Of::counts(j + 1)) {
+        total[j + 1] = greater ? v[j + 1] : total[j + 1] + (v[j] == total[j] ? v[j + 1] : A(0));
+      }
+      total[j] = greater ? v[j] : total[j];
+    }
+  }
+}
+
+// Result j goes, times factor[j], to into[j], an array (samples, parts, columns) or (samples, parts, rows) in which a sample's
+// numbers begin `stride` after those of the one before.
+template <class A, int kCount>
+struct Results {
+  A* into[kCount];
+  A factor[kCount];
+  int64_t stride;
+};
+
+// How the threads share a reduction over space.
+struct ReductionPlan {
   bool vectors;
   int64_t parts;  // of a sample's positions, for different blocks
   int lanes;      // [C][S]: threads of a row, a power of two
@@ -115,16 +202,16 @@ struct SumPlan {
   int64_t tiles;  // [S][C]: blocks side by side
 };
 
-inline SumPlan plan_sums(const Device& device, const Space& space, bool vectors, int vector) {
-  SumPlan plan{vectors, 1, 4, 1, 1};
+inline ReductionPlan plan_reduction(const Device& device, const Space& space, bool vectors, int vector) {
+  ReductionPlan plan{vectors, 1, 4, 1, 1};
   const int64_t width = vectors ? vector : 1;
   if (space.channels_last) {
     // At least eight positions side by side, where there are so many; and eight for each thread before a sample is cut.
     const int64_t across = ceil_div(space.channels, width);
-    plan.tiles = ceil_div(across, kThreads / std::min<int64_t>(8, space.positions));
+    plan.tiles = ceil_div(across, kThreads / std::clamp<int64_t>(space.positions, 1, 8));
     plan.columns = static_cast<int>(ceil_div(across, plan.tiles));
     const int64_t wanted = 4 * device.processors() / (plan.tiles * space.samples);
-    plan.parts = std::clamp<int64_t>(wanted, 1, ceil_div(space.positions, 8 * (kThreads / plan.columns)));
+    plan.parts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(ceil_div(space.positions, 8 * (kThreads / plan.columns)), 1));
     return plan;
   }
   // Eight vectors for a thread of a warp; more threads where the device would not be filled.
@@ -139,184 +226,259 @@ inline SumPlan plan_sums(const Device& device, const Space& space, bool vectors,
   return plan;
 }
 
-// [C][S]: a power of two of threads for each part of a row; they take the ends that are no vectors one by one.
-template <class A, int V, int kSums, class Read>
-__global__ void __launch_bounds__(kThreads) sum_rows_kernel(
-    int64_t rows, int64_t channels, int64_t positions, int64_t parts, int lanes, Read read, Sums<A, kSums> sums) {
-  __shared__ A of_warp[kSums][kWarps];
+// Along rows: a power of two of threads for each part of a row; they take the ends that are no vectors one by one.
+template <class A, int V, bool kChannelsLast, class Read>
+__global__ void __launch_bounds__(kThreads) reduce_rows_kernel(
+    int64_t samples, int64_t rows, int64_t columns, int64_t parts, int lanes, Read read,
+    Results<A, Read::Of::kCount> results) {
+  using Of = typename Read::Of;
+  constexpr int kCount = Of::kCount;
+  __shared__ A of_warp[kWarps][kCount];
   const int groups = kThreads / lanes, group = threadIdx.x / lanes, lane = threadIdx.x % lanes, warp = threadIdx.x / kWarp;
-  const int64_t items = rows * parts;
+  const int64_t items = samples * rows * parts;
   for (int64_t first = int64_t{blockIdx.x} * groups; first < items; first += int64_t{gridDim.x} * groups) {
     const int64_t item = first + group;
     const int64_t row = item / parts, part = item % parts;
-    A total[kSums][V] = {};
+    const int64_t sample = row / rows;
+    A total[V][kCount];
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      start<Of>(total[k]);
+    }
     if (item < items) {
-      const int64_t begin = row * positions + positions * part / parts;
-      const int64_t end = row * positions + positions * (part + 1) / parts;
+      const int64_t begin = row * columns + columns * part / parts;
+      const int64_t end = row * columns + columns * (part + 1) / parts;
       const int64_t first_vector = ceil_div(begin, V) * V, last_vector = end / V * V;
       const int64_t body = first_vector < end ? first_vector : end;
       const int64_t tail = last_vector > body ? last_vector : body;
-      const RowGate gate{row};
+      InRow in{sample, row - sample * rows, 0, rows, columns};
+      auto at = [&](int64_t i) {
+        in.column = i - row * columns;
+        return Place<kChannelsLast, InRow>{in};
+      };
       auto add = [&](int64_t i) {
-        A v[kSums][1];
-        read(i, gate, v);
-#pragma unroll
-        for (int j = 0; j < kSums; ++j) {
-          total[j][0] += v[j][0];
-        }
+        A v[1][kCount];
+        read(i, at(i), v);
+        merge<Of>(total[0], v[0]);
       };
       for (int64_t i = begin + lane; i < body; i += lanes) {
         add(i);
       }
 #pragma unroll Read::kUnroll
       for (int64_t i = body + int64_t{lane} * V; i < tail; i += int64_t{lanes} * V) {
-        A v[kSums][V];
-        read(i, gate, v);
+        A v[V][kCount];
+        read(i, at(i), v);
 #pragma unroll
-        for (int j = 0; j < kSums; ++j) {
-#pragma unroll
-          for (int k = 0; k < V; ++k) {
-            total[j][k] += v[j][k];
-          }
+        for (int k = 0; k < V; ++k) {
+          merge<Of>(total[k], v[k]);
         }
       }
       for (int64_t i = tail + lane; i < end; i += lanes) {
         add(i);
       }
     }
-    A sum[kSums];
+    A(&sum)[kCount] = total[0];
 #pragma unroll
-    for (int j = 0; j < kSums; ++j) {
-      sum[j] = total[j][0];
+    for (int k = 1; k < V; ++k) {
+      merge<Of>(sum, total[k]);
+    }
+    for (int other = (lanes < kWarp ? lanes : kWarp) / 2; other > 0; other /= 2) {
+      A v[kCount];
 #pragma unroll
-      for (int k = 1; k < V; ++k) {
-        sum[j] += total[j][k];
+      for (int j = 0; j < kCount; ++j) {
+        v[j] = __shfl_xor_sync(0xffffffff, sum[j], other);
       }
-      for (int other = (lanes < kWarp ? lanes : kWarp) / 2; other > 0; other /= 2) {
-        sum[j] += __shfl_xor_sync(0xffffffff, sum[j], other);
-      }
+      merge<Of>(sum, v);
     }
     if (lanes > kWarp) {
       if (threadIdx.x % kWarp == 0) {
 #pragma unroll
-        for (int j = 0; j < kSums; ++j) {
-          of_warp[j][warp] = sum[j];
+        for (int j = 0; j < kCount; ++j) {
+          of_warp[warp][j] = sum[j];
         }
       }
       __syncthreads();
-#pragma unroll
-      for (int j = 0; j < kSums; ++j) {
-        sum[j] = 0;
-        for (int w = 0; w < lanes / kWarp; ++w) {
-          sum[j] += of_warp[j][group * (lanes / kWarp) + w];
-        }
+      start<Of>(sum);
+      for (int w = 0; w < lanes / kWarp; ++w) {
+        merge<Of>(sum, of_warp[group * (lanes / kWarp) + w]);
       }
       __syncthreads();
     }
     if (item < items && lane == 0) {
-      const int64_t to = parts == 1 ? row : (row / channels * parts + part) * channels + row % channels;
+      const int64_t to = sample * results.stride + part * rows + row - sample * rows;
 #pragma unroll
-      for (int j = 0; j < kSums; ++j) {
-        sums.into[j][to] = sum[j] * sums.factor[j];
+      for (int j = 0; j < kCount; ++j) {
+        results.into[j][to] = sum[j] * results.factor[j];
       }
     }
   }
 }
 
-// [S][C]: a block has `columns` vectors of channels side by side, and as many positions as there are threads for.
-template <class A, int V, int kSums, class Read>
-__global__ void __launch_bounds__(kThreads) sum_columns_kernel(
-    int64_t samples, int64_t channels, int64_t positions, int64_t parts, int64_t tiles, int columns, Read read,
-    Sums<A, kSums> sums) {
+// Down columns: a block has `across` vectors of columns side by side, and as many rows as there are threads for.
+template <class A, int V, bool kChannelsLast, class Read>
+__global__ void __launch_bounds__(kThreads) reduce_columns_kernel(
+    int64_t samples, int64_t rows, int64_t columns, int64_t parts, int64_t tiles, int across, Read read,
+    Results<A, Read::Of::kCount> results) {
+  using Of = typename Read::Of;
+  constexpr int kCount = Of::kCount;
   // Padded, so that neither the threads that write nor those that read meet in a bank.
-  __shared__ A of_thread[kSums][V][kThreads + 4];
-  const int column = threadIdx.x % columns, row = threadIdx.x / columns, rows = kThreads / columns;
+  __shared__ A of_thread[kCount][V][kThreads + 4];
+  const int x = threadIdx.x % across, y = threadIdx.x / across, height = kThreads / across;
   const int64_t items = samples * parts * tiles;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const int64_t tile = item % tiles, part = item / tiles % parts, n = item / tiles / parts;
-    const int64_t first = tile * columns * V;  // channel
-    const int64_t channel = first + column * V;
-    A total[kSums][V] = {};
-    if (row < rows && channel < channels) {
-      const ColumnGate gate{n * channels + channel};
-      const int64_t end = positions * (part + 1) / parts;
+    const int64_t tile = item % tiles, part = item / tiles % parts, sample = item / tiles / parts;
+    const int64_t first = tile * across * V;
+    const int64_t column = first + x * V;
+    A total[V][kCount];
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      start<Of>(total[k]);
+    }
+    if (y < height && column < columns) {
+      const int64_t end = rows * (part + 1) / parts;
 #pragma unroll Read::kUnroll
-      for (int64_t s = positions * part / parts + row; s < end; s += rows) {
-        A v[kSums][V];
-        read((n * positions + s) * channels + channel, gate, v);
+      for (int64_t r = rows * part / parts + y; r < end; r += height) {
+        A v[V][kCount];
+        read((sample * rows + r) * columns + column, Place<kChannelsLast, InRow>{{sample, r, column, rows, columns}}, v);
 #pragma unroll
-        for (int j = 0; j < kSums; ++j) {
-#pragma unroll
-          for (int k = 0; k < V; ++k) {
-            total[j][k] += v[j][k];
-          }
+        for (int k = 0; k < V; ++k) {
+          merge<Of>(total[k], v[k]);
         }
       }
     }
 #pragma unroll
-    for (int j = 0; j < kSums; ++j) {
+    for (int j = 0; j < kCount; ++j) {
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        of_thread[j][k][threadIdx.x] = total[j][k];
+        of_thread[j][k][threadIdx.x] = total[k][j];
       }
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < columns * V && first + i < channels; i += kThreads) {
+    for (int i = threadIdx.x; i < across * V && first + i < columns; i += kThreads) {
+      A sum[kCount];
+      start<Of>(sum);
+      for (int r = 0; r < height; ++r) {
+        A v[kCount];
 #pragma unroll
-      for (int j = 0; j < kSums; ++j) {
-        A sum = 0;
-        for (int r = 0; r < rows; ++r) {
-          sum += of_thread[j][i % V][r * columns + i / V];
+        for (int j = 0; j < kCount; ++j) {
+          v[j] = of_thread[j][i % V][r * across + i / V];
         }
-        sums.into[j][(n * parts + part) * channels + first + i] = sum * sums.factor[j];
+        merge<Of>(sum, v);
+      }
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        results.into[j][sample * results.stride + part * columns + first + i] = sum[j] * results.factor[j];
       }
     }
     __syncthreads();
   }
 }
 
-// Sums over space of kSums functions at once: read(at, gate, v) gives V values of each, A (&v)[kSums][V], and a thread has
-// Read::kUnroll of them under way. T is what vectors are of.
-template <class T, class Read, int kSums>
-void sum_over_space(
-    const Device& device, const SumPlan& plan, const Space& space, const Read& read, const Sums<Acc<T>, kSums>& sums) {
-  using A = Acc<T>;
-  with_bool(plan.vectors, [&](auto vectors) {
-    constexpr int V = vectors ? kVector<T> : 1;
-    if (space.channels_last) {
-      device.launch(
-          "sum_columns", sum_columns_kernel<A, V, kSums, Read>, space.samples * plan.parts * plan.tiles, kThreads, space.samples,
-          space.channels, space.positions, plan.parts, plan.tiles, plan.columns, read, sums);
-    } else {
-      const int64_t rows = space.samples * space.channels;
-      device.launch(
-          "sum_rows", sum_rows_kernel<A, V, kSums, Read>, ceil_div(rows * plan.parts, kThreads / plan.lanes), kThreads, rows,
-          space.channels, space.positions, plan.parts, plan.lanes, read, sums);
-    }
-  });
-}
-
-template <class A, class Write>
-__global__ void __launch_bounds__(kThreads) add_parts_kernel(
-    const A* __restrict__ sums, int64_t count, int64_t channels, int64_t parts, Write write) {
+template <class A, class Of>
+__global__ void __launch_bounds__(kThreads) merge_parts_kernel(
+    Results<A, Of::kCount> parts_of, Results<A, Of::kCount> results, int64_t count, int64_t channels, int64_t parts) {
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += int64_t{gridDim.x} * kThreads) {
-    const A* p = sums + i / channels * parts * channels + i % channels;
-    A sum = 0;
-#pragma unroll 8
+    const int64_t sample = i / channels, channel = i - sample * channels;
+    A sum[Of::kCount];
+    start<Of>(sum);
+#pragma unroll 4
     for (int64_t part = 0; part < parts; ++part) {
-      sum += p[part * channels];
+      A v[Of::kCount];
+#pragma unroll
+      for (int j = 0; j < Of::kCount; ++j) {
+        v[j] = parts_of.into[j][sample * parts_of.stride + part * channels + channel];
+      }
+      merge<Of>(sum, v);
     }
-    write(i, sum);
+#pragma unroll
+    for (int j = 0; j < Of::kCount; ++j) {
+      results.into[j][sample * results.stride + channel] = sum[j] * results.factor[j];
+    }
   }
 }
 
-// write(n * channels + c, sum of the parts) for sums (samples, parts, channels).
-template <class A, class Write>
-void add_parts(const Device& device, const Space& space, int64_t parts, const A* sums, const Write& write) {
-  const int64_t count = space.samples * space.channels;
-  device.launch(
-      "add_parts", add_parts_kernel<A, Write>, ceil_div(count, kThreads), kThreads, sums, count, space.channels, parts, write);
+// One number for each channel: reductions over space; or for each position: over channels.
+enum class Over { Space, Channels };
+
+// The reductions of one op over spaces that are no larger than `space`. T is what vectors are of.
+template <class T, Over over = Over::Space>
+class Reduction {
+  using A = Acc<T>;
+
+ public:
+  // `values`: of the functors, at the most. x: its device and type.
+  Reduction(const Device& device, const Tensor& x, const Space& space, bool vectors, int values = 1)
+      : device_(device), plan_(plan_reduction(device, turned(space), vectors, kVector<T>)) {
+    if (plan_.parts > 1) {
+      parts_.emplace(x, std::array<int64_t, 1>{values * plan_.parts * space.samples * turned(space).channels});
+    }
+  }
+
+  // read(at, place, v) gives V times the values whose kinds are Read::Of, A (&v)[V][kCount], and a thread has Read::kUnroll of
+  // them under way.
+  template <class Read>
+  void run(const Space& space, const Read& read, const Results<A, Read::Of::kCount>& results) const {
+    using Of = typename Read::Of;
+    const Space matrix = turned(space);
+    if (plan_.parts == 1) {
+      launch(matrix, read, results);
+      return;
+    }
+    Results<A, Of::kCount> parts_of;
+    parts_of.stride = plan_.parts * matrix.channels;
+    for (int j = 0; j < Of::kCount; ++j) {
+      parts_of.into[j] = (*parts_)[0] + j * parts_of.stride * space.samples;
+      parts_of.factor[j] = 1;
+    }
+    launch(matrix, read, parts_of);
+    const int64_t count = matrix.samples * matrix.channels;
+    device_.launch(
+        "merge_parts", merge_parts_kernel<A, Of>, ceil_div(count, kThreads), kThreads, parts_of, results, count, matrix.channels,
+        plan_.parts);
+  }
+
+ private:
+  static Space turned(const Space& space) {
+    return over == Over::Space ? space : transposed(space);
+  }
+
+  template <class Read>
+  void launch(const Space& matrix, const Read& read, const Results<A, Read::Of::kCount>& results) const {
+    with_bool(plan_.vectors, [&](auto vectors) {
+      constexpr int V = vectors ? kVector<T> : 1;
+      constexpr bool kOverChannels = over == Over::Channels;
+      if (matrix.channels_last) {
+        device_.launch(
+            "reduce_columns", reduce_columns_kernel<A, V, !kOverChannels, Read>, matrix.samples * plan_.parts * plan_.tiles,
+            kThreads, matrix.samples, matrix.positions, matrix.channels, plan_.parts, plan_.tiles, plan_.columns, read, results);
+      } else {
+        const int64_t rows = matrix.samples * matrix.channels;
+        device_.launch(
+            "reduce_rows", reduce_rows_kernel<A, V, kOverChannels, Read>, ceil_div(rows * plan_.parts, kThreads / plan_.lanes),
+            kThreads, matrix.samples, matrix.channels, matrix.positions, plan_.parts, plan_.lanes, read, results);
+      }
+    });
+  }
+
+  const Device& device_;
+  ReductionPlan plan_;
+  std::optional<Scratch<A, 1>> parts_;
+};
+
+// ---- one thread for each of `count` ----
+
+template <class F>
+__global__ void __launch_bounds__(kThreads) each_kernel(int64_t count, F f) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += int64_t{gridDim.x} * kThreads) {
+    f(i);
+  }
 }
+
+template <class F>
+void each(const Device& device, const char* name, int64_t count, const F& f) {
+  device.launch(name, each_kernel<F>, ceil_div(count, kThreads), kThreads, count, f);
+}
+
 
 // ---- visiting every element ----
 
@@ -326,7 +488,8 @@ static_assert(kThreads * kUnroll * 16 / 2 <= kMaxTile);
 
 // Where a place lies in rows of `size`, given where the tile begins: one 64-bit division a block, not one a vector.
 struct Rows {
-  explicit Rows(int64_t size_) : size(size_), inverse(((uint64_t{1} << 32) + size_ - 1) / size_) {}
+  Rows(int64_t size_, int64_t of_sample_)
+      : size(size_), of_sample(of_sample_), inverse(((uint64_t{1} << 32) + size_ - 1) / size_) {}
 
   // From a place at `column` of `row`, by less than kMaxTile.
   __device__ void advance(int64_t by, int64_t& row, int64_t& column) const {
@@ -339,41 +502,30 @@ struct Rows {
   }
 
   int64_t size;
+  int64_t of_sample;  // rows
   uint64_t inverse;  // 2^32 / size, rounded up
 };
 
+// Where a block begins, and from there the places of its elements.
 template <bool kChannelsLast>
-struct Tile;
-
-template <>
-struct Tile<false> {
-  const Rows& rows;
-  int64_t row, column;
-
-  __device__ Tile(const Rows& rows_, const Rows& /*samples*/, int64_t begin)
-      : rows(rows_), row(begin / rows.size), column(begin - row * rows.size) {}
-
-  __device__ RowsGate gate(int64_t local) const {
-    int64_t r = row, c = column;
-    rows.advance(local, r, c);
-    return {r, rows.size - c, rows.size};
-  }
-};
-
-template <>
-struct Tile<true> {
+struct Tile {
   const Rows &rows, &samples;
-  int64_t sample, in_sample, column;
+  int64_t sample, in_sample, row, column;
 
   __device__ Tile(const Rows& rows_, const Rows& samples_, int64_t begin)
       : rows(rows_), samples(samples_), sample(begin / samples.size), in_sample(begin - sample * samples.size),
-        column(in_sample % rows.size) {}
+        row(begin / rows.size), column(begin - row * rows.size) {}
 
-  __device__ ColumnGate gate(int64_t local) const {
-    int64_t n = sample, i = in_sample, row = 0, c = column;
+  __device__ auto place(int64_t local) const {
+    int64_t n = sample, i = in_sample, r = row, c = column;
     samples.advance(local, n, i);
-    rows.advance(local, row, c);
-    return {n * rows.size + c};
+    rows.advance(local, r, c);
+    const InRow in{n, r - n * rows.of_sample, c, rows.of_sample, rows.size};
+    if constexpr (kChannelsLast) {
+      return Place<true, InRow>{in};  // vectors fit into rows
+    } else {
+      return Place<false, InRows>{{in}};
+    }
   }
 };
 
@@ -389,36 +541,38 @@ __global__ void __launch_bounds__(kThreads) visit_kernel(int64_t count, Rows row
       typename Visit::template Inputs<V> inputs[kUnroll];
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        visit.read(begin + local + u * kStride, inputs[u]);
+        visit.read(begin + local + u * kStride, tile.place(local + u * kStride), inputs[u]);
       }
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        visit.write(begin + local + u * kStride, inputs[u], tile.gate(local + u * kStride));
+        visit.write(begin + local + u * kStride, tile.place(local + u * kStride), inputs[u]);
       }
       continue;
     }
     for (; begin + local + V <= count; local += kStride) {
       typename Visit::template Inputs<V> inputs;
-      visit.read(begin + local, inputs);
-      visit.write(begin + local, inputs, tile.gate(local));
+      visit.read(begin + local, tile.place(local), inputs);
+      visit.write(begin + local, tile.place(local), inputs);
     }
     // Fewer than V are left.
     const int64_t at = count / V * V + threadIdx.x;
     if (V > 1 && at < count) {
       typename Visit::template Inputs<1> inputs;
-      visit.read(at, inputs);
-      visit.write(at, inputs, tile.gate(at - begin));
+      visit.read(at, tile.place(at - begin), inputs);
+      visit.write(at, tile.place(at - begin), inputs);
     }
   }
 }
 
-// visit.read(at, Visit::Inputs<V>&), then visit.write(at, inputs, gate), for all elements. T is what vectors are of.
+// visit.read(at, place, inputs), then visit.write(at, place, inputs), for all elements; Visit::Inputs<V> is what lies between. T is what vectors are of.
 template <class T, class Visit>
 void visit_all(const Device& device, const char* name, const Space& space, bool vectors, const Visit& visit) {
   with_bool(vectors, [&](auto vectors_) {
     with_bool(space.channels_last, [&](auto channels_last) {
       constexpr int V = vectors_ ? kVector<T> : 1;
-      const Rows rows(channels_last ? space.channels : space.positions), samples(space.size());
+      const Rows rows =
+          channels_last ? Rows(space.channels, space.positions) : Rows(space.positions, space.channels);
+      const Rows samples(space.size(), 1);
       device.launch(
           name, visit_kernel<V, channels_last, Visit>, ceil_div(space.count(), kThreads * kUnroll * V), kThreads, space.count(), rows,
           samples, visit);

@@ -91,6 +91,24 @@ __device__ inline void store_once(T* p, const Acc<T> (&v)[V]) {
   }
 }
 
+// V elements at p, wherever it is, in the accumulation type.
+template <int V, class T>
+__device__ inline void load_anywhere(const T* p, Acc<T> (&v)[V]) {
+  if (V % kVector<T> == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0) {
+    T raw[V];
+    load(p, raw);
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      v[k] = to_acc(raw[k]);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      v[k] = to_acc(p[k]);
+    }
+  }
+}
+
 // ---- arithmetic ----
 
 __device__ inline float exponential(float x) {
@@ -98,6 +116,18 @@ __device__ inline float exponential(float x) {
 }
 __device__ inline double exponential(double x) {
   return exp(x);
+}
+__device__ inline float logarithm(float x) {
+  return logf(x);
+}
+__device__ inline double logarithm(double x) {
+  return log(x);
+}
+__device__ inline float power(float x, float p) {
+  return powf(x, p);
+}
+__device__ inline double power(double x, double p) {
+  return pow(x, p);
 }
 __device__ inline float error_function(float x) {
   return erff(x);

@@ -630,8 +630,8 @@ def _cbam_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
         name: str, shape: tuple[int, int, int, int], grad_layout: Layout = contiguous, k: int = 3, **options: Any
     ) -> Sample:
         hard = options.get("gate") == "hard_sigmoid" or "hardswish" in (options.get("act"), options.get("post"))
-        tolerance = CANCELLED.get(dtype, HARD_SLOPE_TOLERANCE if hard else 0.0)
-        return Sample(name, cbam_arguments(shape, dtype, k=k, **options), grad_layout, tolerance)
+        tolerance = HARD_SLOPE_TOLERANCE if hard else 0.0
+        return Sample(name, cbam_arguments(shape, dtype, k=k, **options), grad_layout, tolerance, CANCELLED.get(dtype, 0.0))
 
     posts = ACTS if full else ("none", "relu")
     for name, (shape, k) in CBAM_SHAPES.items():

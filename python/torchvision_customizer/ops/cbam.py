@@ -153,14 +153,21 @@ def _maps(y: Tensor) -> Tensor:
     return torch.stack((y.mean(1), y.amax(1)), 1)
 
 
-def _before_gate(hidden: Tensor, w2: Tensor, b2: Tensor | None) -> Tensor:
-    """The sum of both mlps, of hidden values (2, N, R): the second product is one, and b2 is there twice."""
-    return _linear(hidden.sum(0), w2, None if b2 is None else 2 * b2.to(hidden.dtype))
-
-
 def _convolution(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     weight, bias = weight.to(maps.dtype), None if bias is None else bias.to(maps.dtype)
     return F.conv2d(maps, weight, bias, padding=weight.size(2) // 2)
+
+
+def _channel_gate(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, act: str, gate: str
+) -> tuple[Tensor, ...]:
+    """The scale (N, C), after all that it is made of."""
+    statistics = _statistics(x)
+    before_act = _linear(statistics, w1, b1)
+    hidden = activate(before_act, act)
+    # The sum of both mlps: their second products are one, and b2 is there twice.
+    before_gate = _linear(hidden.sum(0), w2, None if b2 is None else 2 * b2.to(x.dtype))
+    return statistics, before_act, hidden, before_gate, gate_of(before_gate, gate)
 
 
 def channels_reference(
@@ -171,8 +178,7 @@ def channels_reference(
     x = dense(x).to(accumulate_type(x))
     if x.numel() == 0:  # torch has no maximum of nothing
         return x.new_zeros(n, channels), x.new_zeros(n, 2, height, width)
-    hidden = activate(_linear(_statistics(x), w1, b1), act)
-    scale = gate_of(_before_gate(hidden, w2, b2), gate)
+    scale = _channel_gate(x, w1, b1, w2, b2, act, gate)[-1]
     return scale, _maps(x * per_channel(scale, x))
 
 
@@ -214,6 +220,7 @@ def _channels_gradients(
     grad_scale: Tensor,
     grad_maps: Tensor,
     x: Tensor,
+    made: tuple[Tensor, ...],
     w1: Tensor,
     b1: Tensor | None,
     w2: Tensor,
@@ -221,17 +228,10 @@ def _channels_gradients(
     act: str,
     gate: str,
 ) -> tuple[Tensor, ...]:
-    """Gradients for x, in the accumulation type, w1, b1, w2, b2."""
+    """Gradients for x, in the accumulation type, w1, b1, w2, b2; ``made`` is what :func:`_channel_gate` returned."""
     nothing = x.new_empty(0)
-    if x.numel() == 0:
-        weights = (nothing if w is None else torch.zeros_like(w) for w in (w1, b1, w2, b2))
-        return x.to(accumulate_type(x)), *weights
-    x = x.to(accumulate_type(x))
-    statistics = _statistics(x)
-    before_act = _linear(statistics, w1, b1)
-    hidden = activate(before_act, act)
-    before_gate = _before_gate(hidden, w2, b2)
-    scale = per_channel(gate_of(before_gate, gate), x)
+    statistics, before_act, hidden, before_gate, scale = made
+    scale = per_channel(scale, x)
     y = x * scale
 
     of_mean, of_max = grad_maps.split(1, 1)
@@ -273,11 +273,26 @@ def _apply_gradients(
     return grad_y * per_channel(scale, x), (grad_y * x).sum((2, 3)), grad_logits, grad
 
 
-def channels_backward_reference(grad_scale: Tensor, grad_maps: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def channels_backward_reference(
+    grad_scale: Tensor,
+    grad_maps: Tensor,
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    act: str,
+    gate: str,
+) -> tuple[Tensor, ...]:
     """Gradients for x, w1, b1, w2, b2; an empty tensor stands for one that is not there."""
     x = dense(x)
-    grad_x, *weights = _channels_gradients(grad_scale, grad_maps, x, *rest)
-    return torch.empty_like(x).copy_(grad_x), *weights
+    if x.numel() == 0:
+        weights = (x.new_empty(0) if w is None else torch.zeros_like(w) for w in (w1, b1, w2, b2))
+        return torch.empty_like(x), *weights
+    wide = x.to(accumulate_type(x))
+    made = _channel_gate(wide, w1, b1, w2, b2, act, gate)
+    grad_x, *grads = _channels_gradients(grad_scale, grad_maps, wide, made, w1, b1, w2, b2, act, gate)
+    return torch.empty_like(x).copy_(grad_x), *grads
 
 
 def apply_backward_reference(
@@ -321,14 +336,17 @@ def backward_reference(
         weights = (w1, b1, w2, b2, spatial_weight, spatial_bias)
         zeros = tuple(nothing if w is None else torch.zeros_like(w) for w in weights)
         return torch.empty_like(x), *zeros, torch.empty_like(x) if residual_grad else nothing
-    scale, maps = channels_reference(x, w1, b1, w2, b2, act, gate)
+    wide = x.to(accumulate_type(x))
+    made = _channel_gate(wide, w1, b1, w2, b2, act, gate)
+    scale = made[-1]
+    maps = _maps(wide * per_channel(scale, x))
     logits = _convolution(maps, spatial_weight, spatial_bias)
     grad_x, grad_scale, grad_logits, inner = _apply_gradients(grad, x, scale, logits, gate, residual, post, out)
     weight, bias, pad = spatial_weight.to(maps.dtype), spatial_bias is not None, spatial_weight.size(2) // 2
     grad_maps, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad_logits, maps, weight, [1], [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, [True, True, bias]
     )
-    of_channels, *grad_weights = _channels_gradients(grad_scale, grad_maps, x, w1, b1, w2, b2, act, gate)
+    of_channels, *grad_weights = _channels_gradients(grad_scale, grad_maps, wide, made, w1, b1, w2, b2, act, gate)
     return (
         torch.empty_like(x).copy_(grad_x + of_channels),
         *grad_weights,
