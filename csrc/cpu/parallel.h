@@ -1,5 +1,5 @@
 #pragma once
-// Torch's own thread pool through the stable ABI, and the schedule of ops that read a sample twice.
+// Torch's own thread pool through the stable ABI, and the schedule of ops that read a sample several times.
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>
@@ -39,18 +39,29 @@ struct Part {
   }
 };
 
-// A row range of a matrix product: all of it here, or spread over the threads.
-struct Serial {
-  template <class F>
-  void operator()(int64_t n, int64_t /*work*/, const F& f) const {
-    f(0, n);
+// The threads that work on a group of samples: one alone, or all of them, each with a part of every sample.
+struct Team {
+  int64_t parts;
+  bool alone;
+
+  // pass(part) for every part.
+  template <class Pass>
+  void share(const Pass& pass) const {
+    if (alone) {
+      pass(Part{0, 1});
+      return;
+    }
+    parallel_for(parts, 1, [&](int64_t i, int64_t j) {
+      for (; i < j; ++i) {
+        pass(Part{i, parts});
+      }
+    });
   }
-};
-struct Spread {
-  // `work` is the multiply-adds of one row: below about 32k a thread costs more than it brings.
+  // f(begin, end) over a row range of a matrix product. `work` is the multiply-adds of one row: below about 32k a thread costs
+  // more than it brings.
   template <class F>
   void operator()(int64_t n, int64_t work, const F& f) const {
-    parallel_for(n, std::max<int64_t>(1, 32768 / std::max<int64_t>(work, 1)), f);
+    alone ? f(0, n) : parallel_for(n, std::max<int64_t>(1, 32768 / std::max<int64_t>(work, 1)), f);
   }
 };
 
@@ -78,10 +89,9 @@ struct Schedule {
   }
 };
 
-// Runs, for groups of samples, first(begin, end, part), then middle(begin, end, split, parts), then second(begin, end, part):
-// what `first` reads, `second` finds in cache.
-template <class First, class Middle, class Second>
-void two_passes(const Schedule& schedule, const First& first, const Middle& middle, const Second& second) {
+// body(begin, end, team) for groups of samples: what one pass of it reads, the next finds in cache.
+template <class Body>
+void for_groups(const Schedule& schedule, const Body& body) {
   const int64_t n = schedule.samples, group = schedule.group();
   if (schedule.own_samples()) {
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(schedule.sample_bytes, 1));
@@ -89,9 +99,7 @@ void two_passes(const Schedule& schedule, const First& first, const Middle& midd
       const int64_t groups = (end - begin + group - 1) / group;
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t b = begin + (end - begin) * g / groups, e = begin + (end - begin) * (g + 1) / groups;
-        first(b, e, Part{0, 1});
-        middle(b, e, Serial{}, 1);
-        second(b, e, Part{0, 1});
+        body(b, e, Team{1, true});
       }
     });
     return;
@@ -99,17 +107,18 @@ void two_passes(const Schedule& schedule, const First& first, const Middle& midd
   for (int64_t b = 0; b < n; b += group) {
     const int64_t e = std::min(n, b + group);
     const int64_t parts = std::max<int64_t>(1, std::min(schedule.parts(), (e - b) * schedule.sample_bytes / 32768));
-    auto spread = [&](const auto& pass) {
-      parallel_for(parts, 1, [&](int64_t i, int64_t j) {
-        for (; i < j; ++i) {
-          pass(b, e, Part{i, parts});
-        }
-      });
-    };
-    spread(first);
-    middle(b, e, Spread{}, parts);
-    spread(second);
+    body(b, e, Team{parts, false});
   }
+}
+
+// Runs, for groups of samples, first(begin, end, part), then middle(begin, end, split, parts), then second(begin, end, part).
+template <class First, class Middle, class Second>
+void two_passes(const Schedule& schedule, const First& first, const Middle& middle, const Second& second) {
+  for_groups(schedule, [&](int64_t begin, int64_t end, const Team& team) {
+    team.share([&](Part part) { first(begin, end, part); });
+    middle(begin, end, team, team.parts);
+    team.share([&](Part part) { second(begin, end, part); });
+  });
 }
 
 }  // namespace tvc::TVC_ISA

@@ -34,6 +34,10 @@ struct Space {
   int64_t partial_rows(int64_t parts) const {
     return channels_last ? parts : 1;
   }
+  // And of partial statistics over channels.
+  int64_t partial_rows_of_positions(int64_t parts) const {
+    return channels_last ? 1 : parts;
+  }
 };
 
 // Pointers to n arrays: gates, inputs or outputs.
@@ -46,7 +50,7 @@ using Values = std::array<Vec<A>, n>;
 
 enum class Reduce { Sum, Max };
 
-// Results that are gathered at once: half of the registers there are.
+// Results that are gathered at once: half of the registers there are. With the gates beside them, three quarters at most.
 #if defined(__AVX512F__)
 inline constexpr int kAccumulators = 16;
 #else
@@ -229,7 +233,10 @@ void reduce_columns(int64_t begin, int64_t end, int64_t columns, const Arrays<co
   using A = Acc<T>;
   constexpr size_t K = sizeof...(kKinds);
   constexpr int64_t L = kPackLanes<T>;
-  constexpr int kPacks = kAccumulators / kPack<T> / static_cast<int>(K);
+  constexpr int kPacks = std::min(kAccumulators / static_cast<int>(K),
+                                  kAccumulators * 3 / 2 / static_cast<int>(K + kColumnGates)) /
+                         kPack<T>;
+  static_assert(kPacks > 0);
 
   // kWidth packs of columns, and as many rows at a time as give kPacks of them: results that wait for each other are slow.
   auto block = [&](auto width, int64_t i, auto... lanes) {
@@ -306,21 +313,45 @@ void reduce_columns(int64_t begin, int64_t end, int64_t columns, const Arrays<co
 }
 
 // Statistics over space of a part of a sample: into[j] is (channels) in [C][S]; in [S][C] part i writes row i of (parts,
-// channels). f(channel gates, inputs).
-template <class T, Reduce... kKinds, size_t kGates, size_t kIn, class F>
-void reduce_over_space(const Space& space, Part part, const Arrays<const Acc<T>, kGates>& gates, const Arrays<const T, kIn>& in,
+// channels). f(channel gates, position gates, inputs).
+template <class T, Reduce... kKinds, size_t kChannelGates, size_t kPositionGates, size_t kIn, class F>
+void reduce_over_space(const Space& space, Part part, const Arrays<const Acc<T>, kChannelGates>& channel_gates,
+                       const Arrays<const Acc<T>, kPositionGates>& position_gates, const Arrays<const T, kIn>& in,
                        const Arrays<Acc<T>, sizeof...(kKinds)>& into, const F& f) {
   const int64_t begin = part.begin(space.rows()), end = part.end(space.rows());
   if (!space.channels_last) {
-    reduce_rows<T, kKinds...>(begin, end, space.columns(), gates, Arrays<const Acc<T>, 0>{}, in, into,
-                              [&](const auto& row, const auto&, const auto& v) { return f(row, v); });
+    reduce_rows<T, kKinds...>(begin, end, space.columns(), channel_gates, position_gates, in, into, f);
   } else {
     auto rows = into;
     for (auto& row : rows) {
       row += part.index * space.channels;
     }
-    reduce_columns<T, kKinds...>(begin, end, space.columns(), Arrays<const Acc<T>, 0>{}, gates, in, rows,
-                                 [&](const auto&, const auto& column, const auto& v) { return f(column, v); });
+    reduce_columns<T, kKinds...>(begin, end, space.columns(), position_gates, channel_gates, in, rows,
+                                 [&](const auto& row, const auto& column, const auto& v) { return f(column, row, v); });
+  }
+}
+template <class T, Reduce... kKinds, size_t kGates, size_t kIn, class F>
+void reduce_over_space(const Space& space, Part part, const Arrays<const Acc<T>, kGates>& gates, const Arrays<const T, kIn>& in,
+                       const Arrays<Acc<T>, sizeof...(kKinds)>& into, const F& f) {
+  reduce_over_space<T, kKinds...>(space, part, gates, Arrays<const Acc<T>, 0>{}, in, into,
+                                  [&](const auto& channel, const auto&, const auto& v) { return f(channel, v); });
+}
+
+// The same over channels: into[j] is (positions) in [S][C]; in [C][S] part i writes row i of (parts, positions).
+template <class T, Reduce... kKinds, size_t kChannelGates, size_t kPositionGates, size_t kIn, class F>
+void reduce_over_channels(const Space& space, Part part, const Arrays<const Acc<T>, kChannelGates>& channel_gates,
+                          const Arrays<const Acc<T>, kPositionGates>& position_gates, const Arrays<const T, kIn>& in,
+                          const Arrays<Acc<T>, sizeof...(kKinds)>& into, const F& f) {
+  const int64_t begin = part.begin(space.rows()), end = part.end(space.rows());
+  if (!space.channels_last) {
+    auto rows = into;
+    for (auto& row : rows) {
+      row += part.index * space.positions;
+    }
+    reduce_columns<T, kKinds...>(begin, end, space.columns(), channel_gates, position_gates, in, rows, f);
+  } else {
+    reduce_rows<T, kKinds...>(begin, end, space.columns(), position_gates, channel_gates, in, into,
+                              [&](const auto& row, const auto& column, const auto& v) { return f(column, row, v); });
   }
 }
 
@@ -332,18 +363,24 @@ void combine_partial_rows(A* sums, int64_t rows, int64_t length) {
   }
 }
 
-// out = f(channel gates, inputs) at every element of a part of a sample.
-template <class T, size_t kGates, size_t kIn, size_t kOut, class F>
-void transform(const Space& space, Part part, const Arrays<const Acc<T>, kGates>& gates, const Arrays<const T, kIn>& in,
+// out = f(channel gates, position gates, inputs) at every element of a part of a sample.
+template <class T, size_t kChannelGates, size_t kPositionGates, size_t kIn, size_t kOut, class F>
+void transform(const Space& space, Part part, const Arrays<const Acc<T>, kChannelGates>& channel_gates,
+               const Arrays<const Acc<T>, kPositionGates>& position_gates, const Arrays<const T, kIn>& in,
                const Arrays<T, kOut>& out, bool stream, const F& f) {
   const int64_t begin = part.begin(space.rows()), end = part.end(space.rows());
   if (!space.channels_last) {
-    transform_rows<T>(begin, end, space.columns(), gates, Arrays<const Acc<T>, 0>{}, in, out, stream,
-                      [&](const auto& row, const auto&, const auto& v) { return f(row, v); });
+    transform_rows<T>(begin, end, space.columns(), channel_gates, position_gates, in, out, stream, f);
   } else {
-    transform_rows<T>(begin, end, space.columns(), Arrays<const Acc<T>, 0>{}, gates, in, out, stream,
-                      [&](const auto&, const auto& column, const auto& v) { return f(column, v); });
+    transform_rows<T>(begin, end, space.columns(), position_gates, channel_gates, in, out, stream,
+                      [&](const auto& row, const auto& column, const auto& v) { return f(column, row, v); });
   }
+}
+template <class T, size_t kGates, size_t kIn, size_t kOut, class F>
+void transform(const Space& space, Part part, const Arrays<const Acc<T>, kGates>& gates, const Arrays<const T, kIn>& in,
+               const Arrays<T, kOut>& out, bool stream, const F& f) {
+  transform<T>(space, part, gates, Arrays<const Acc<T>, 0>{}, in, out, stream,
+               [&](const auto& channel, const auto&, const auto& v) { return f(channel, v); });
 }
 
 }  // namespace tvc::TVC_ISA

@@ -463,6 +463,22 @@ inline void store_ordered(Acc<T>* p, const Pack<T>& v) {
 }
 template <class T>
 inline Pack<T> load_ordered(const Acc<T>* p, int elements) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (std::is_same_v<Acc<T>, float>) {  // two loads of some lanes, in place of a copy
+    constexpr int L = kLanes<float>;
+    if constexpr (kPack<T> == 1) {
+      return {{load(p, elements)}};
+    } else {
+      const Vec<float> a = load(p, elements < L ? elements : L), b = load(p + L, elements < L ? 0 : elements - L);
+      if constexpr (std::is_same_v<T, bfloat16>) {
+        using All = std::make_integer_sequence<int, L>;
+        return {{shuffle(a, b, steps<0, 2>(All{})), shuffle(a, b, steps<1, 2>(All{}))}};
+      } else {
+        return {{a, b}};
+      }
+    }
+  }
+#endif
   Acc<T> all[kPackLanes<T>] = {};
   std::memcpy(all, p, sizeof(Acc<T>) * static_cast<size_t>(elements));
   return load_ordered<T>(all);

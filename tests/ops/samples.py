@@ -135,9 +135,9 @@ def activation(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return (torch.rand(shape).sub_(0.5) * 0.6 + offset * 0.6).to(dtype)
 
 
-def away_from(x: Tensor) -> Tensor:
-    """A residual that ``x`` times a gate of at most 2 cannot cancel."""
-    return (torch.randn(x.shape).sign() * (2 * x.abs().float() + 0.25)).to(x.dtype)
+def away_from(x: Tensor, gates: int = 1) -> Tensor:
+    """A residual that ``x`` times so many gates of at most 2 cannot cancel."""
+    return (torch.randn(x.shape).sign() * (2**gates * x.abs().float() + 0.25)).to(x.dtype)
 
 
 def squeeze_excite_arguments(
@@ -560,5 +560,180 @@ SAMPLES["drop_path"] = OpSamples(
         "mask_of_a_row": ({"x": _f32(3), "residual": None}, "mask must be [3] for x with shape [3], got [2]"),
         "mask_type": ({"mask": _f32(2).bool()}, "mask must be float32 for x of float32, got bool"),
         "mask_device": ({"mask": _f32(2, device="meta")}, "mask must be on the device of x, cpu, got meta"),
+    },
+)
+
+
+# ---- cbam ----
+
+
+def cbam_arguments(
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    *,
+    reduced: int = 5,
+    k: int = 3,
+    layout: Layout = contiguous,
+    residual: Layout | None = None,
+    weights: torch.dtype | None = None,
+    bias: bool = True,
+    act: str = "relu",
+    gate: str = "sigmoid",
+    post: str = "none",
+) -> dict[str, Any]:
+    channels, kind = shape[1], weights or dtype
+    x = activation(shape, dtype) / 2
+    return {
+        "x": layout(x),
+        "w1": (torch.randn(reduced, channels) / max(channels, 1) ** 0.5).to(kind),
+        "b1": torch.randn(reduced).to(kind) if bias else None,
+        "w2": (torch.randn(channels, reduced) / max(reduced, 1) ** 0.5).to(kind),
+        "b2": torch.randn(channels).to(kind) if bias else None,
+        "spatial_weight": torch.randn(1, 2, k, k).to(kind),
+        "spatial_bias": torch.randn(1).to(kind) if bias else None,
+        "act": act,
+        "gate": gate,
+        "residual": residual(away_from(x, gates=2)) if residual else None,
+        "post": post,
+    }
+
+
+# Those of (N, C, H, W), and maps that are narrower than the convolution.
+CBAM_SHAPES: dict[str, tuple[tuple[int, int, int, int], int]] = {
+    "odd": ((3, 24, 7, 5), 3),
+    "rows_of_one_vector": ((2, 20, 4, 4), 7),
+    "long_rows": ((1, 3, 41, 43), 7),
+    "1x1": ((4, 40, 1, 1), 3),
+    "one_channel": ((3, 1, 6, 7), 3),
+    "one_column": ((2, 9, 31, 1), 5),
+    "one_row": ((2, 19, 1, 6), 1),
+    "empty_batch": ((0, 6, 3, 3), 3),
+    "no_positions": ((2, 6, 0, 3), 7),
+}
+
+
+# The gradient of spatial_bias is one sum over all elements, which cancels down to a thousandth of its terms.
+CANCELLED = {torch.float32: 1e-4}
+
+
+def _cbam_samples(dtype: torch.dtype, full: bool) -> Iterator[Sample]:
+    def sample(
+        name: str, shape: tuple[int, int, int, int], grad_layout: Layout = contiguous, k: int = 3, **options: Any
+    ) -> Sample:
+        hard = options.get("gate") == "hard_sigmoid" or "hardswish" in (options.get("act"), options.get("post"))
+        tolerance = CANCELLED.get(dtype, HARD_SLOPE_TOLERANCE if hard else 0.0)
+        return Sample(name, cbam_arguments(shape, dtype, k=k, **options), grad_layout, tolerance)
+
+    posts = ACTS if full else ("none", "relu")
+    for name, (shape, k) in CBAM_SHAPES.items():
+        for layout in LAYOUTS if full else (contiguous, channels_last):
+            for post in posts:
+                residual = contiguous if post == "relu" else None
+                yield sample(f"{name}-{layout.__name__}-{post}", shape, k=k, layout=layout, residual=residual, post=post)
+    odd = CBAM_SHAPES["odd"][0]
+    yield sample("one_hidden", odd, reduced=1)
+    yield sample("nothing_hidden", odd, reduced=0)
+    yield sample("no_bias", odd, bias=False)
+    yield sample("sliced", odd, layout=sliced, residual=sliced, post="silu")
+    yield sample("sliced_channels", odd, layout=sliced_channels, residual=channels_last, post="relu")
+    yield sample("unaligned", odd, layout=unaligned, residual=unaligned, post="relu")
+    yield sample("expanded_x", odd, layout=expanded)
+    yield sample("expanded_residual", odd, residual=expanded, layout=channels_last)
+    yield sample("residual_of_another_layout", odd, residual=channels_last, post="relu")
+    yield sample("gradient_of_another_layout", odd, channels_last, post="relu", residual=contiguous)
+    yield sample("gradient_of_stride_0", odd, expanded, layout=channels_last, post="gelu", residual=contiguous)
+    if dtype in (torch.float16, torch.bfloat16):
+        for layout in LAYOUTS:
+            yield sample(f"float32_weights-{layout.__name__}", odd, layout=layout, weights=torch.float32, residual=layout)
+    for act in ACTS:
+        for gate in GATES:
+            for post in ACTS if full else (ACTS[(ACTS.index(act) + GATES.index(gate)) % len(ACTS)],):
+                yield sample(
+                    f"{act}-{gate}-{post}",
+                    (2, 20, 3, 5),
+                    act=act,
+                    gate=gate,
+                    post=post,
+                    residual=channels_last if gate in ("sigmoid", "tanh1p") else None,
+                    bias=gate != "tanh1p",
+                )
+
+
+def _cbam_layouts(dtype: torch.dtype) -> Iterator[Sample]:
+    cases = {"contiguous": contiguous, "channels_last": channels_last, "sliced": sliced}
+    for name, layout in cases.items():
+        yield Sample(name, cbam_arguments((2, 6, 3, 5), dtype, reduced=3, layout=layout, residual=layout, post="relu"))
+    # (N, H, W, C), permuted, with a convolution wider than the map.
+    yield Sample(
+        "tokens",
+        cbam_arguments(
+            (2, 6, 4, 2), dtype, reduced=3, k=5, layout=channels_last, residual=contiguous, gate="tanh1p", post="silu"
+        ),
+    )
+
+
+_CBAM_TENSORS = {
+    "w1": (3, 6),
+    "b1": (3,),
+    "w2": (6, 3),
+    "b2": (6,),
+    "spatial_weight": (1, 2, 3, 3),
+    "spatial_bias": (1,),
+    "residual": (2, 6, 3, 5),
+}
+_SQUEEZE_EXCITE_ERRORS = SAMPLES["squeeze_excite"].errors
+SAMPLES["cbam"] = OpSamples(
+    _cbam_samples,
+    _cbam_layouts,
+    # Of the arguments that squeeze_excite has too, of the same shapes, what it says; and those of the convolution.
+    {
+        **{
+            case: _SQUEEZE_EXCITE_ERRORS[case]
+            for case in _SQUEEZE_EXCITE_ERRORS
+            if case not in ("x_rank", "x_bool", "w1_half") and not case.endswith("_device")
+        },
+        "x_rank": ({"x": _f32(6)}, "x must be (N, C, H, W), got [6]"),
+        "x_tokens": ({"x": _f32(2, 6, 15)}, "x must be (N, C, H, W), got [2, 6, 15]"),
+        "x_5d": ({"x": _f32(2, 6, 3, 5, 1)}, "x must be (N, C, H, W), got [2, 6, 3, 5, 1]"),
+        "w1_half": (
+            {"x": _f32(2, 6, 3, 5).half(), "w1": _f32(3, 6).bfloat16()},
+            "w1 must be float16 or float32 for x of float16, got bfloat16",
+        ),
+        "spatial_weight_even": (
+            {"spatial_weight": _f32(1, 2, 4, 4)},
+            "spatial_weight must be [1, 2, k, k] with an odd k, got [1, 2, 4, 4]",
+        ),
+        "spatial_weight_oblong": (
+            {"spatial_weight": _f32(1, 2, 3, 5)},
+            "spatial_weight must be [1, 2, k, k] with an odd k, got [1, 2, 3, 5]",
+        ),
+        "spatial_weight_empty": (
+            {"spatial_weight": _f32(1, 2, 0, 0)},
+            "spatial_weight must be [1, 2, k, k] with an odd k, got [1, 2, 0, 0]",
+        ),
+        "spatial_weight_planes": (
+            {"spatial_weight": _f32(1, 1, 3, 3)},
+            "spatial_weight must be [1, 2, k, k] for x with 6 channels, got [1, 1, 3, 3]",
+        ),
+        "spatial_weight_rank": (
+            {"spatial_weight": _f32(2, 3, 3)},
+            "spatial_weight must be [1, 2, k, k] for x with 6 channels, got [2, 3, 3]",
+        ),
+        "spatial_weight_type": (
+            {"spatial_weight": _f32(1, 2, 3, 3).half()},
+            "spatial_weight must be float32 for x of float32, got float16",
+        ),
+        "spatial_bias_shape": ({"spatial_bias": _f32(2)}, "spatial_bias must be [1] for x with 6 channels, got [2]"),
+        "spatial_bias_type": (
+            {"spatial_bias": _f32(1).double()},
+            "spatial_bias must be float32 for x of float32, got float64",
+        ),
+        **{
+            f"{name}_device": (
+                {name: _f32(shape, device="meta")},
+                f"{name} must be on the device of x, cpu, got meta",
+            )
+            for name, shape in _CBAM_TENSORS.items()
+        },
     },
 )

@@ -56,7 +56,8 @@ def compare_with_oracle(name: str, sample: Sample) -> None:
     reference = ops.OPS[name].reference
     assert reference is not None
     wanted = reference(**exact)
-    wanted.backward(grad.double())
+    if wanted.requires_grad:  # not where there is nothing to take a maximum of
+        wanted.backward(grad.double())
 
     first = sample.arguments["x"]
     of_out, of_gradients = (max(tolerance, sample.tolerance) for tolerance in TOLERANCE[first.dtype])
@@ -67,9 +68,9 @@ def compare_with_oracle(name: str, sample: Sample) -> None:
         got, want = arguments[argument].grad, exact[argument].grad
         assert got is not None, f"{sample.name}: no gradient for {argument}"
         assert got.dtype == arguments[argument].dtype
-        if want.isnan().any():  # the mean over no positions; the op says 0
+        if want is None or want.isnan().any():  # the mean over no positions; the op says 0
             assert not out.numel()
-            want = torch.zeros_like(want)
+            want = torch.zeros_like(got)
         assert_near(f"{sample.name}: gradient of {argument}", got, want, of_gradients)
 
 
