@@ -1,4 +1,8 @@
-"""The CUDA kernels against the references in float64 on the CPU, and what a CUDA kernel promises beyond numbers."""
+"""The CUDA kernels against the references in float64 on the CPU, and what a CUDA kernel promises beyond numbers.
+
+First a battery over every op, with the inputs of ``samples.py``; then what is special of squeeze_excite, whose kernels the
+others share.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from samples import DTYPES, SAMPLES, Sample
+from samples import TOLERANCE as SAMPLE_TOLERANCE
 from torch import Tensor
 
 from torchvision_customizer import ops
@@ -24,6 +30,188 @@ GATES = ("sigmoid", "hard_sigmoid", "two_sigmoid", "tanh1p")
 # Largest error over the largest value; gradients are sums of more terms.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 GRADIENT_FACTOR = 8
+
+# ---- every op ----
+
+op_names = pytest.mark.parametrize("name", list(SAMPLES))
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+# The tolerances of samples.py are those of the CPU; sums on the device come in another order, and its exp and erf are its own.
+DEVICE_FACTOR = 4
+
+
+def on_device(t: Tensor, device: str = DEVICE) -> Tensor:
+    """``t`` on the device with the strides and the offset it has: ``to`` makes what is not dense dense."""
+    whole = t.detach().as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
+    return whole.to(device).as_strided(t.shape, t.stride(), t.storage_offset())
+
+
+def leaves_on_device(sample: Sample, device: str = DEVICE) -> dict[str, Any]:
+    leaves = sample.with_tensors(lambda t: on_device(t, device))
+    for argument in sample.differentiable():
+        leaves[argument].requires_grad_()
+    return leaves
+
+
+def call(name: str, arguments: dict[str, Any]) -> Tensor:
+    return getattr(ops, name)(**arguments)
+
+
+def outputs(name: str, sample: Sample, leaves: dict[str, Any], grad: Tensor) -> list[Tensor]:
+    """The output and every gradient."""
+    out = call(name, leaves)
+    gradients = torch.autograd.grad(out, [leaves[argument] for argument in sample.differentiable()], grad.to(out.device))
+    return [out.detach(), *gradients]
+
+
+def grad_like_output(name: str, sample: Sample) -> Tensor:
+    with torch.no_grad():
+        out = ops.OPS[name].reference(**sample.arguments)
+    return sample.grad_layout(torch.randn(out.shape).to(out.dtype))
+
+
+def compare_sample(name: str, sample: Sample) -> None:
+    grad = grad_like_output(name, sample)
+    got = outputs(name, sample, leaves_on_device(sample), on_device(grad))
+    exact = sample.leaves(torch.float64)
+    wanted = ops.OPS[name].reference(**exact)
+    if wanted.requires_grad:  # not where there is nothing to take a maximum of
+        wanted.backward(grad.double())
+    of_out, of_gradients = SAMPLE_TOLERANCE[sample.arguments["x"].dtype]
+    assert_close(f"{sample.name}: out", got[0], wanted.detach(), DEVICE_FACTOR * max(of_out, sample.tolerance))
+    for argument, gradient in zip(sample.differentiable(), got[1:], strict=True):
+        want = exact[argument].grad
+        if want is None or want.isnan().any():  # the mean over no positions; the op says 0
+            assert not wanted.numel() or not sample.arguments["x"].numel()
+            want = torch.zeros(gradient.shape)
+        tolerance = max(of_gradients, sample.tolerance, sample.gradient_tolerance)
+        assert_close(f"{sample.name}: gradient of {argument}", gradient, want, DEVICE_FACTOR * tolerance)
+
+
+def assert_close(what: str, got: Tensor, want: Tensor, tolerance: float) -> None:
+    assert got.shape == want.shape and got.is_cuda, what
+    assert torch.equal(got.isnan().cpu(), want.isnan()), what
+    if got.numel():
+        got, want = got.cpu().double().nan_to_num(), want.double().nan_to_num()
+        error = (got - want).abs().max() / want.abs().max().clamp_min(1e-3)
+        assert error <= tolerance, f"{what}: {error:.2e}"
+
+
+@op_names
+@dtypes
+def test_every_op_agrees_with_float64(name: str, dtype: torch.dtype) -> None:
+    for sample in SAMPLES[name].samples(dtype, False):
+        compare_sample(name, sample)
+
+
+@pytest.mark.full
+@op_names
+@dtypes
+def test_every_op_agrees_with_float64_at_every_sample(name: str, dtype: torch.dtype) -> None:
+    for sample in SAMPLES[name].samples(dtype, True):
+        compare_sample(name, sample)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if f"_{name}_" in ops.OPS])
+@dtypes
+def test_every_op_in_place(name: str, dtype: torch.dtype) -> None:
+    for sample in SAMPLES[name].samples(dtype, False):
+        arguments = sample.with_tensors(on_device)
+        x = arguments["x"]
+        if 0 in x.stride():  # several elements in one place cannot be written
+            continue
+        want = call(name, arguments)
+        assert call(name, {**arguments, "inplace": True}) is x
+        tolerance = DEVICE_FACTOR * SAMPLE_TOLERANCE[dtype][0]
+        assert_close(sample.name, x, want.cpu(), tolerance)
+
+
+@op_names
+def test_gradcheck_of_every_op(name: str) -> None:
+    for sample in SAMPLES[name].layouts(torch.float64):
+        arguments, names = sample.with_tensors(on_device), sample.differentiable()
+
+        def function(*tensors: Tensor, arguments: dict[str, Any] = arguments, names: list[str] = names) -> Tensor:
+            return call(name, {**arguments, **dict(zip(names, tensors, strict=True))})
+
+        assert torch.autograd.gradcheck(function, tuple(arguments[argument].clone().requires_grad_() for argument in names))
+
+
+@op_names
+def test_two_runs_of_every_op_are_equal_to_the_bit(name: str) -> None:
+    for sample in SAMPLES[name].samples(torch.float32, False):
+        grad = grad_like_output(name, sample)
+        first, second = (outputs(name, sample, leaves_on_device(sample), grad) for _ in range(2))
+        for a, b in zip(first, second, strict=True):
+            assert torch.equal(a.nan_to_num(), b.nan_to_num()), sample.name
+
+
+@op_names
+@pytest.mark.parametrize("index", range(4), ids=["contiguous", "channels_last", "sliced", "tokens"])
+def test_every_op_can_be_captured_in_a_graph(name: str, index: int) -> None:
+    sample = list(SAMPLES[name].layouts(torch.float32))[index]
+    leaves, grad = leaves_on_device(sample), on_device(grad_like_output(name, sample))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # the first products make cuBLAS allocate, which a capture does not allow
+        outputs(name, sample, leaves, grad)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = outputs(name, sample, leaves, grad)
+    with torch.no_grad():
+        leaves["x"].mul_(0.5)
+    graph.replay()
+    for a, b in zip(got, outputs(name, sample, leaves, grad), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@op_names
+def test_every_op_runs_on_the_current_stream(name: str) -> None:
+    sample = next(iter(SAMPLES[name].layouts(torch.float32)))
+    leaves, grad = leaves_on_device(sample), on_device(grad_like_output(name, sample))
+    want = outputs(name, sample, leaves, grad)
+    late = {**leaves, "x": torch.zeros_like(leaves["x"]).requires_grad_()}
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(200_000_000)  # what runs on another stream sees zeros
+        with torch.no_grad():
+            late["x"].copy_(leaves["x"])
+        got = outputs(name, sample, late, grad)
+    stream.synchronize()
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+@op_names
+def test_every_op_answers_on_the_device_of_the_tensor(name: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("only one CUDA device")
+    sample = next(iter(SAMPLES[name].layouts(torch.float32)))
+    grad = grad_like_output(name, sample)
+    want = outputs(name, sample, leaves_on_device(sample), grad)
+    got = outputs(name, sample, leaves_on_device(sample, "cuda:1"), grad)
+    assert torch.cuda.current_device() == 0
+    for a, b in zip(got, want, strict=True):
+        assert a.device == torch.device("cuda:1")
+        torch.testing.assert_close(a.to(DEVICE), b)
+
+
+@op_names
+def test_the_native_kernels_answer(name: str) -> None:
+    answers = {(answer.op, answer.device): answer.answer for answer in ops.who_answers()}
+    assert answers[name, "cuda"] == "native"
+
+
+def test_a_dropped_sample_is_not_read() -> None:
+    x, residual = torch.full((3, 1001), float("nan"), device=DEVICE), torch.randn(3, 1001, device=DEVICE)
+    x[1] = 2
+    out = ops.drop_path(x, torch.tensor([0.0, 1.25, 0.0], device=DEVICE), residual)
+    assert torch.equal(out[::2], residual[::2]) and torch.equal(out[1], 2.5 + residual[1])
+
+
+# ---- squeeze_excite ----
 
 # Odd sizes, one channel, 1×1, rows shorter than a vector, rows cut into parts, long and short products.
 SHAPES = [
@@ -183,15 +371,6 @@ def test_nothing_to_do(shape: tuple[int, ...]) -> None:
     assert all((w.grad == 0).all() for w in (w1, b1, w2, b2))
 
 
-def test_gradcheck() -> None:
-    x, residual = (torch.randn(2, 6, 3, 3, device=DEVICE, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    weights = [w.requires_grad_() for w in _weights(6, 3, torch.float64)]
-    for post in ACTS:
-        assert torch.autograd.gradcheck(
-            lambda *t, post=post: ops.squeeze_excite(*t[:5], residual=t[5], post=post), (x, *weights, residual)
-        )
-
-
 def _forward_and_backward(x: Tensor, weights: tuple[Tensor | None, ...]) -> list[Tensor]:
     out = torch.ops.tvc.squeeze_excite(x, *weights, "relu", "sigmoid", x, "relu")
     return [out, *torch.ops.tvc._squeeze_excite_backward(x, x, *weights, "relu", "sigmoid", x, "relu", out, True)]
@@ -202,21 +381,6 @@ def test_two_runs_are_equal_to_the_bit(layout: Callable[[tuple[int, ...], torch.
     x, weights = layout((3, 40, 41, 43), torch.float32), _weights(40, 10, torch.float32)
     for first, second in zip(_forward_and_backward(x, weights), _forward_and_backward(x, weights), strict=True):
         assert torch.equal(first, second)
-
-
-def test_runs_on_the_current_stream() -> None:
-    x, weights = _contiguous((8, 64, 28, 28), torch.float32), _weights(64, 16, torch.float32)
-    want = _forward_and_backward(x, weights)
-    late = torch.zeros_like(x)
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(200_000_000)  # what runs on another stream sees zeros
-        late.copy_(x)
-        got = _forward_and_backward(late, weights)
-    stream.synchronize()
-    for a, b in zip(got, want, strict=True):
-        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__.strip("_"))
@@ -237,24 +401,7 @@ def test_can_be_captured_in_a_graph(layout: Callable[[tuple[int, ...], torch.dty
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_answers_on_the_device_of_the_tensor() -> None:
-    if torch.cuda.device_count() < 2:
-        pytest.skip("only one CUDA device")
-    x, weights = _contiguous((2, 16, 7, 7), torch.float32), _weights(16, 4, torch.float32)
-    want = _forward_and_backward(x, weights)
-    got = _forward_and_backward(x.to("cuda:1"), tuple(w.to("cuda:1") for w in weights))
-    assert torch.cuda.current_device() == 0
-    for a, b in zip(got, want, strict=True):
-        assert a.device == torch.device("cuda:1")
-        torch.testing.assert_close(a.to(DEVICE), b)
-
-
 def test_weights_on_another_device_are_refused() -> None:
     x, (w1, b1, w2, b2) = _contiguous((2, 16, 7, 7), torch.float32), _weights(16, 4, torch.float32)
     with pytest.raises(RuntimeError, match="tvc::squeeze_excite: w2 must be on the device of x, cuda:0, got cpu"):
         ops.squeeze_excite(x, w1, b1, w2.cpu(), b2)
-
-
-def test_the_native_kernel_answers() -> None:
-    answers = {(answer.op, answer.device): answer.answer for answer in ops.who_answers()}
-    assert answers["squeeze_excite", "cuda"] == "native"
