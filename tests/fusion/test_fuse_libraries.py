@@ -15,7 +15,8 @@ from torchvision_customizer._torchvision import models
 from torchvision_customizer.fusion import Form, Fused, NotFusable, fusable, fusable_kinds, fuse, kinds, unfuse
 
 timm = pytest.importorskip("timm")
-from timm.layers import CbamModule, DropPath, EcaModule, EffectiveSEModule, SEModule  # noqa: E402
+from timm.layers import DropPath, EcaModule, EffectiveSEModule, SEModule  # noqa: E402
+from timm.layers.cbam import CbamModule  # noqa: E402
 from timm.models._efficientnet_blocks import SqueezeExcite  # noqa: E402
 from torchvision.ops import StochasticDepth  # noqa: E402
 from torchvision.ops.misc import SqueezeExcitation  # noqa: E402
@@ -77,9 +78,9 @@ def moved(model: nn.Module) -> nn.Module:
     """The model with norms that do something, so that a norm forgotten or folded wrongly shows."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.weight, module.running_var):
+            for tensor in filter(torch.is_tensor, (module.weight, module.running_var)):
                 nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (module.bias, module.running_mean):
+            for tensor in filter(torch.is_tensor, (module.bias, module.running_mean)):
                 nn.init.normal_(tensor, std=0.1)
     return model
 
@@ -244,7 +245,8 @@ def test_models_in_inference(make: Callable[[], nn.Module], blocks: int, tails: 
             assert [type(module) for module in fused.modules()] == classes
 
 
-@pytest.mark.parametrize("make, blocks, tails, norms", models_to_test())
+@pytest.mark.full
+@pytest.mark.parametrize("make, blocks, tails, norms", SMALL.values(), ids=SMALL)
 @pytest.mark.filterwarnings("ignore:fuse. nothing to fuse")
 def test_models_in_training(make: Callable[[], nn.Module], blocks: int, tails: int, norms: int) -> None:
     """In float64: norms over few positions amplify what float32 rounds. With the same seed, the same branches are dropped."""

@@ -143,7 +143,7 @@ class FusedCbam(Fused):
         w1, w2 = fc1.weight.flatten(1), fc2.weight.flatten(1)
         if norm.training:
             scale, maps = cbam_channels(x, w1, fc1.bias, w2, fc2.bias, act=self.fused_act, gate=self.fused_gate)
-            logits = norm(conv(maps.to(conv.weight.dtype)))
+            logits = self.spatial.conv(maps.to(conv.weight.dtype))  # TorchScript calls modules by their full names
             return cbam_apply(x, scale, logits, self.fused_gate, residual, post)
         weight, bias = folded_spatial_gate(
             conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var, self.fused_eps

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from ..blocks import CBAMBlock, DropPath, ECABlock, SEBlock
 from .kinds import Fused
 
-_MAKE_NEW_TENSORS = (nn.modules.batchnorm._BatchNorm, nn.modules.conv._ConvNd, nn.Linear)
+_ATTENTION = (CBAMBlock, ECABlock, SEBlock)
+_MAKE_NEW_TENSORS = (nn.modules.batchnorm._BatchNorm, nn.modules.conv._ConvNd, nn.Linear, *_ATTENTION)
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU)
-_HAND_ON = (nn.Identity, nn.modules.dropout._DropoutNd)
+_HAND_ON = (nn.Identity, nn.modules.dropout._DropoutNd, DropPath)
 
 _NEW, _HANDED_ON, _UNKNOWN = range(3)
 
