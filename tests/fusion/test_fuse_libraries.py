@@ -444,3 +444,29 @@ def test_folded_patched_model() -> None:
         assert "'relu', True)" in model.layer1[0].code
         assert relative(model(x), expected) < 1e-4
         assert torch.equal(unfuse(model)(x), expected)
+
+
+def test_attention_overwrites_only_what_nobody_holds() -> None:
+    def attention(*layers: nn.Module) -> nn.Module:
+        return nn.Sequential(*layers, SEModule(C)).eval()
+
+    for layers, overwrites in (
+        ([convolution()], True),
+        ([nn.Sequential(convolution(), nn.BatchNorm2d(C), nn.ReLU(inplace=True)), nn.Dropout()], True),
+        ([hooked(convolution(), "")], False),
+        ([nn.ReLU(inplace=True)], False),
+        ([nn.Identity()], False),
+        ([], False),
+    ):
+        model, x = attention(*layers), torch.randn(2, C, 6, 5)
+        with torch.no_grad():
+            expected, kept = model(x), x.clone()
+            fuse(model)
+            assert not model[-1].fused_overwrites
+            fuse(model, inference=True)
+            assert model[-1].fused_overwrites is overwrites
+            torch.testing.assert_close(model(x.clone()), expected)
+            if not isinstance(layers[0] if layers else None, nn.ReLU):
+                model(x)
+                assert torch.equal(x, kept)
+        model(x.clone().requires_grad_() * 1).sum().backward()
