@@ -7,18 +7,23 @@ import pytest
 import torch
 
 from torchvision_customizer import ops, registry
-from torchvision_customizer.blocks import SEBlock
+from torchvision_customizer.blocks import CBAMBlock, ChannelAttention, DropPath, ECABlock, GeM, SEBlock, SpatialAttention
 
 CHANNELS = 32
 # Arguments that a block needs besides the number of channels, by name.
-ARGUMENTS: dict[str, dict[str, object]] = {}
+ARGUMENTS: dict[str, dict[str, object]] = {"drop_path": {"drop_prob": 0.5}}
 
 
 def make(name, **more):
     """The block ``name`` for CHANNELS channels."""
     accepted = inspect.signature(registry.get(name)).parameters
-    channels = {key: CHANNELS for key in ("channels", "in_channels", "out_channels", "dim") if key in accepted}
-    return registry.get(name, **channels, **ARGUMENTS.get(name, {}), **more)
+    known = {key: CHANNELS for key in ("channels", "in_channels", "out_channels", "dim") if key in accepted}
+    known |= {key: value for key, value in more.items() if key in accepted or key not in ("device", "dtype")}
+    return registry.get(name, **known, **ARGUMENTS.get(name, {})) if known else registry.get(name)(**ARGUMENTS.get(name, {}))
+
+
+def take_a_tail():
+    return [name for name in registry.list() if "post" in inspect.signature(registry.get(name).forward).parameters]
 
 
 def start_as_identity():
@@ -78,6 +83,36 @@ def test_identity_start_learns(name):
     assert not torch.equal(block(x), x)
 
 
+@pytest.mark.parametrize("name", take_a_tail())
+@pytest.mark.parametrize("training", [True, False])
+def test_the_tail_is_that_of_a_residual_block(name, training):
+    block = make(name).train(training)
+    x, residual = torch.randn(2, 8, CHANNELS, 4, 6).unbind(0)
+
+    def seeded(*args):
+        torch.manual_seed(3)
+        return block(*args)
+
+    torch.testing.assert_close(seeded(x, residual, "silu"), torch.nn.functional.silu(seeded(x) + residual))
+    torch.testing.assert_close(seeded(x, None, "relu"), torch.relu(seeded(x)))
+    with torch.no_grad():
+        expected = seeded(x, residual, "relu")
+        torch.testing.assert_close(seeded(x.clone(), residual, "relu", True), expected)
+
+
+def test_old_and_new_names():
+    names = {
+        "eca": (ECABlock, ["eca_block", "ECABlock", "efficient_channel"]),
+        "cbam": (CBAMBlock, ["cbam_block", "CBAMBlock", "cbam_attention", "channel_spatial"]),
+        "channel_attention": (ChannelAttention, ["ca", "channel", "ChannelAttention"]),
+        "spatial_attention": (SpatialAttention, ["sa", "spatial", "SpatialAttention"]),
+        "gem": (GeM, ["generalized_mean", "GeM"]),
+        "drop_path": (DropPath, ["stochastic_depth", "DropPath"]),
+    }
+    for name, (block, aliases) in names.items():
+        assert all(registry.get(alias) is block for alias in (name, *aliases))
+
+
 @every_block
 def test_a_listed_paper_is_an_address(name):
     paper = registry.info(name)["paper"]
@@ -129,3 +164,125 @@ class TestSEBlock:
             SEBlock(**arguments)
         for word in ["SEBlock", *words]:
             assert word in str(error.value)
+
+
+class TestECABlock:
+    @pytest.mark.parametrize(("channels", "size"), [(1, 1), (16, 3), (64, 3), (256, 5), (512, 5), (2048, 7)])
+    def test_kernel_follows_the_channels(self, channels, size):
+        assert ECABlock(channels).conv.kernel_size == (size,)
+
+    def test_first_arguments_are_those_of_2_1(self):
+        assert ECABlock(256, None, 1, 3).conv.kernel_size == (11,)
+        assert ECABlock(256, 9).conv.kernel_size == (9,)
+
+    def test_computes_the_paper_s_formula(self):
+        block, x = ECABlock(16, dtype=torch.float64), torch.randn(3, 16, 4, 6, dtype=torch.float64)
+        gate = torch.sigmoid(block.conv(x.mean((2, 3))[:, None])[:, 0])
+        torch.testing.assert_close(block(x), x * gate[:, :, None, None])
+
+    @pytest.mark.parametrize("arguments", [{"channels": 0}, {"channels": 8, "kernel_size": 4}, {"channels": 8, "gate": "relu"}])
+    def test_errors(self, arguments):
+        with pytest.raises(ValueError, match="ECABlock"):
+            ECABlock(**arguments)
+
+
+class TestCBAMBlock:
+    @pytest.mark.parametrize("norm", [False, True])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_is_its_halves_one_after_the_other(self, norm, training):
+        block = CBAMBlock(16, 4, 5, spatial_norm=norm, dtype=torch.float64)
+        if norm:
+            torch.nn.init.uniform_(block.spatial.norm.running_var, 0.5, 1.5)
+        block.train(training)
+        halves = copy.deepcopy(block)
+        x = torch.randn(3, 16, 6, 5, dtype=torch.float64)
+        hidden = [halves.channel.fc2(torch.relu(halves.channel.fc1(v))) for v in (x.mean((2, 3)), x.amax((2, 3)))]
+        y = x * torch.sigmoid(hidden[0] + hidden[1])[:, :, None, None]
+        torch.testing.assert_close(halves.channel(x), y)
+        maps = torch.stack([y.mean(1), y.amax(1)], 1)
+        expected = y * torch.sigmoid(copy.deepcopy(halves.spatial.norm)(halves.spatial.conv(maps)))
+        torch.testing.assert_close(copy.deepcopy(halves.spatial)(y), expected)
+        torch.testing.assert_close(block(x), expected)
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_gradients_and_statistics_with_a_norm(self, training):
+        block = CBAMBlock(8, 2, 3, spatial_norm=True, dtype=torch.float64).train(training)
+        halves = copy.deepcopy(block)
+        x = torch.randn(4, 8, 5, 6, dtype=torch.float64)
+        block(x).square().sum().backward()
+        halves.spatial(halves.channel(x)).square().sum().backward()
+        for (name, parameter), other in zip(block.named_parameters(), halves.parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
+        for (name, buffer), other in zip(block.named_buffers(), halves.buffers(), strict=True):
+            torch.testing.assert_close(buffer, other, msg=lambda text, name=name: f"{name}: {text}")
+
+    def test_identity_start_with_a_norm(self):
+        block, x = CBAMBlock(16, spatial_norm=True, init="identity"), torch.randn(2, 16, 5, 5)
+        assert torch.equal(block(x), x)
+        assert torch.equal(block.eval()(x), x)
+        block.train()(x + 1).square().sum().backward()
+        assert block.spatial.norm.weight.grad.abs().sum() > 0
+
+    @pytest.mark.parametrize("norm", [False, True])
+    def test_scripted_in_both_modes(self, norm):
+        block, x = CBAMBlock(16, spatial_norm=norm), torch.randn(2, 16, 5, 5)
+        scripted = torch.jit.script(copy.deepcopy(block))
+        assert torch.equal(scripted(x), block(x))
+        assert torch.equal(scripted.eval()(x), block.eval()(x))
+
+    def test_an_even_kernel_is_refused(self):
+        with pytest.raises(ValueError, match="kernel_size must be an odd integer of at least 1, got 4"):
+            CBAMBlock(8, spatial_kernel=4)
+
+
+class TestGeM:
+    def test_computes_the_paper_s_formula(self):
+        x = torch.randn(2, 8, 5, 7, dtype=torch.float64)
+        expected = x.clamp(min=1e-6).pow(3).mean((2, 3), keepdim=True).pow(1 / 3)
+        torch.testing.assert_close(GeM(dtype=torch.float64)(x), expected)
+        torch.testing.assert_close(GeM(flatten=True, dtype=torch.float64)(x), expected.flatten(1))
+
+    def test_takes_the_place_of_an_average_pool(self):
+        x = torch.rand(2, 8, 5, 7)
+        torch.testing.assert_close(GeM(p=1)(x), torch.nn.functional.adaptive_avg_pool2d(x, 1))
+
+    def test_the_exponent_is_learnt_or_kept(self):
+        assert [name for name, _ in GeM().named_parameters()] == ["p"]
+        assert not list(GeM(3.0, 1e-6, False).parameters())
+        assert list(GeM(learnable=False).state_dict()) == ["p"]
+
+    @pytest.mark.parametrize("arguments", [{"p": 0}, {"eps": -1.0}])
+    def test_errors(self, arguments):
+        with pytest.raises(ValueError, match="must be positive"):
+            GeM(**arguments)
+
+
+class TestDropPath:
+    def test_one_gives_zeros(self):
+        for scale in (True, False):
+            out = DropPath(1.0, scale)(torch.full((3, 4, 2, 2), float("nan")))
+            assert torch.equal(out, torch.zeros(3, 4, 2, 2))
+
+    def test_keeps_whole_samples_at_the_rate(self):
+        x = torch.ones(20_000, 1, 1)
+        kept = DropPath(0.3)(x)
+        assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.7).item()}
+        assert abs(kept.ne(0).float().mean().item() - 0.7) < 0.02
+        assert DropPath(0.3, scale_by_keep=False)(x).max() == 1
+
+    def test_follows_the_seed(self):
+        x, block = torch.randn(64, 3, 2, 2), DropPath(0.5)
+        torch.manual_seed(5)
+        first = block(x)
+        assert not torch.equal(block(x), first)
+        torch.manual_seed(5)
+        assert torch.equal(block(x), first)
+
+    @pytest.mark.parametrize("block", [DropPath(0.5).eval(), DropPath()])
+    def test_is_the_identity(self, block):
+        x = torch.randn(4, 3)
+        assert block(x) is x
+
+    def test_no_probability_is_refused(self):
+        with pytest.raises(ValueError, match="drop_prob must be between 0 and 1"):
+            DropPath(1.5)

@@ -391,3 +391,28 @@ def test_a_copy_is_patched_on_its_own(build):
     apply(plan(copied, {"layer4": {"inject": "se"}}))
     assert (len(model.report.edits), len(copied.report.edits)) == (2, 4)
     assert len(model.state_dict()) + 8 == len(copied.state_dict())
+
+
+@pytest.mark.parametrize("block", ["eca", "cbam", "drop_path"])
+def test_new_blocks_start_as_the_identity(build, block):
+    x = torch.randn(2, 3, 64, 64)
+    original = build().eval()(x)
+    model = apply(plan(build(), {"layer4": {"inject": block}})).eval()
+    assert torch.equal(model(x), original)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [(None, [0.2] * 4), ("constant", [0.2] * 4), ("linear", [0.05, 0.1, 0.15, 0.2])]
+)
+def test_schedule_of_drop_path(build, schedule, expected):
+    operation = {"type": "drop_path", "params": {"drop_prob": 0.2}} | ({"schedule": schedule} if schedule else {})
+    model = apply(plan(build(), {"layer[34]": {"inject": operation}}))
+    rates = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
+    assert rates == pytest.approx(expected)
+
+
+def test_schedule_is_for_drop_path(build):
+    with pytest.raises(PatchError, match="block 'se' has no 'drop_prob'"):
+        plan(build(), {"layer4": {"inject": {"type": "se", "schedule": "linear"}}})
+    with pytest.raises(PatchError, match="schedule: must be 'constant' or 'linear', got 'cosine'"):
+        plan(build(), {"layer4": {"inject": {"type": "drop_path", "schedule": "cosine"}}})

@@ -21,6 +21,7 @@ class FusedSqueezeExcitation(Fused):
         fc2: nn.Conv2d
         fused_act: str
         fused_gate: str
+        fused_overwrites: bool
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
         return ops.squeeze_excite(
@@ -33,7 +34,7 @@ class FusedSqueezeExcitation(Fused):
             gate=self.fused_gate,
             residual=residual,
             post=post,
-            inplace=inplace and may_overwrite(),
+            inplace=(inplace or self.fused_overwrites) and may_overwrite(),
         )
 
 
@@ -45,6 +46,7 @@ class FusedReduceExpand(Fused):
         conv_expand: nn.Conv2d
         fused_act: str
         fused_gate: str
+        fused_overwrites: bool
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
         return ops.squeeze_excite(
@@ -57,7 +59,7 @@ class FusedReduceExpand(Fused):
             gate=self.fused_gate,
             residual=residual,
             post=post,
-            inplace=inplace and may_overwrite(),
+            inplace=(inplace or self.fused_overwrites) and may_overwrite(),
         )
 
 
@@ -105,6 +107,7 @@ class FusedEca(Fused):
     if TYPE_CHECKING:
         conv: nn.Conv1d
         fused_gate: str
+        fused_overwrites: bool
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
         return ops.eca(
@@ -113,7 +116,7 @@ class FusedEca(Fused):
             gate=self.fused_gate,
             residual=residual,
             post=post,
-            inplace=inplace and may_overwrite(),
+            inplace=(inplace or self.fused_overwrites) and may_overwrite(),
         )
 
 
@@ -136,6 +139,7 @@ class FusedCbam(Fused):
         spatial: Any
         fused_act: str
         fused_gate: str
+        fused_overwrites: bool
         fused_eps: float
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
@@ -143,7 +147,7 @@ class FusedCbam(Fused):
         w1, w2 = fc1.weight.flatten(1), fc2.weight.flatten(1)
         if norm.training:
             scale, maps = cbam_channels(x, w1, fc1.bias, w2, fc2.bias, act=self.fused_act, gate=self.fused_gate)
-            logits = norm(conv(maps.to(conv.weight.dtype)))
+            logits = self.spatial.conv(maps.to(conv.weight.dtype))  # TorchScript calls modules by their full names
             return cbam_apply(x, scale, logits, self.fused_gate, residual, post)
         weight, bias = folded_spatial_gate(
             conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var, self.fused_eps
@@ -160,7 +164,7 @@ class FusedCbam(Fused):
             gate=self.fused_gate,
             residual=residual,
             post=post,
-            inplace=inplace and may_overwrite(),
+            inplace=(inplace or self.fused_overwrites) and may_overwrite(),
         )
 
 
@@ -172,6 +176,7 @@ class FusedFoldedCbam(Fused):
         spatial: Any
         fused_act: str
         fused_gate: str
+        fused_overwrites: bool
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None, post: str = "none", inplace: bool = False) -> Tensor:
         fc1, fc2, conv = self.channel.fc1, self.channel.fc2, self.spatial.conv.conv
@@ -187,7 +192,7 @@ class FusedFoldedCbam(Fused):
             gate=self.fused_gate,
             residual=residual,
             post=post,
-            inplace=inplace and may_overwrite(),
+            inplace=(inplace or self.fused_overwrites) and may_overwrite(),
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import attention as attention  # registers its kinds
 from . import regularization as regularization
+from .fresh import mark_overwriting
 from .kinds import Fused, fuse_blocks, restore_blocks
 from .norms import find_norms, fold_norms, unfold_norms
 from .report import FoldedNorm, FuseReport, Untouched
@@ -25,7 +26,8 @@ def fuse(model: nn.Module, inference: bool = False, example_input: Tensor | None
       as one op. It keeps its children and parameters, and gets another class.
     - The tail of a residual block, ``relu(se(x) + identity)``, becomes one call of the attention or drop path in it. A block
       of a library is opened for that as a patch opens it: it becomes a ``GraphModule`` with the same children.
-    - With ``inference``, a batch norm right after a convolution is folded into the convolution's weights.
+    - With ``inference``, a batch norm right after a convolution is folded into the convolution's weights, and attention in a
+      ``Sequential`` overwrites what the layer before it has made. A hook that keeps that layer's output sees it overwritten.
 
     The numbers, gradients, parameters and state-dict keys are those of the model before, up to rounding; training, scripting,
     exporting and compiling work as before. With ``inference`` the model is for inference alone: it cannot be set to training
@@ -69,6 +71,8 @@ def fuse(model: nn.Module, inference: bool = False, example_input: Tensor | None
         untouched += not_folded
     replaced, not_replaced = fuse_blocks(model)
     replaced = [block for block in replaced if block.module not in known]
+    if inference:
+        mark_overwriting(model)
     tails, not_fused, opened = fuse_tails(model, blocks, state["tails"])
     state["opened"] = (*state["opened"], *opened)
     if state["tails"] or state["folds"]:

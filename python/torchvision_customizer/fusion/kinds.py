@@ -23,7 +23,8 @@ class Fused(nn.Module):
     """Base of the classes that a fused block has.
 
     ``forward(x, residual=None, post="none", inplace=False)`` takes the tail of a residual block, as the blocks of this package
-    do. The attributes that :func:`fuse` sets begin with ``fused_``: they are none of the original.
+    do. The attributes that :func:`fuse` sets begin with ``fused_``: they are none of the original. ``fused_overwrites`` says
+    that nobody else holds the input, so that it may be overwritten where no gradient is asked for.
     """
 
     __jit_ignored_attributes__: ClassVar[list[str]] = ["fused_from", "makes_new_tensor"]
@@ -115,7 +116,8 @@ def fuse_blocks(model: nn.Module) -> tuple[list[FusedBlock], list[Untouched]]:
             except NotFusable as reason:
                 untouched.append(Untouched(path, str(reason)))
             else:
-                vars(module).update({f"fused_{key}": value for key, value in form.options.items()}, fused_from=type(module))
+                options = {"overwrites": False, **form.options}
+                vars(module).update({f"fused_{key}": value for key, value in options.items()}, fused_from=type(module))
                 module.__class__ = form.fused_class
                 fused.append(FusedBlock(path, kind))
         elif isinstance(module, Fused):

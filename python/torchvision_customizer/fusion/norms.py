@@ -94,8 +94,10 @@ def unfold_norms(model: nn.Module, folds: list[Fold]) -> None:
     """Put back what was there; on the device and in the type where the model is now."""
     for fold in folds:
         now = cast(nn.Conv2d, model.get_submodule(fold.conv_path))
+        was = cast(nn.Conv2d, fold.conv).weight
+        moved = was.device != now.weight.device or was.dtype != now.weight.dtype
         for path, module in ((fold.conv_path, fold.conv), (fold.norm_path, fold.norm)):
-            if next(module.parameters()).device != now.weight.device or fold.conv.weight.dtype != now.weight.dtype:
+            if moved:
                 module.to(device=now.weight.device, dtype=now.weight.dtype)
             _put(model, path, module)
             module.train(now.training)

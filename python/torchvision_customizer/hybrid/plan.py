@@ -128,8 +128,8 @@ class _Planner:
                     reasons.append(f"{block_path} {reason}")
         if not sites:
             raise PatchError(f"{place}: no place for at: {operation.at}; {reasons[0]}")
-        for path, (block, edge) in sites.items():
-            self._insert(place, path, block, edge, operation)
+        for index, (path, (block, edge)) in enumerate(sites.items()):
+            self._insert(place, path, block, edge, operation.for_block(index, len(sites)))
 
     def _wrap(self, place: str, path: str, module: nn.Module, operation: Operation) -> None:
         if type(module).forward is nn.Sequential.forward:
@@ -285,6 +285,8 @@ def _check_block(block: str, operation: Operation) -> None:
     identity = accepted is None or "init" in accepted or getattr(registry.get(block), "starts_as_identity", False)
     if not identity and operation.init == "identity":
         raise ValueError(f"block '{block}' has no start as the identity; write init: paper to take it as it is")
+    if isinstance(operation, Inject) and operation.schedule and accepted is not None and "drop_prob" not in accepted:
+        raise ValueError(f"block '{block}' has no 'drop_prob', which 'schedule' is for")
     if "init" in operation.params:
         raise ValueError("'init' is an option beside 'params', not one of them")
     for reserved in ("device", "dtype"):

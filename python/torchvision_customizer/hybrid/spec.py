@@ -41,11 +41,21 @@ class Inject(Wrap):
         at: ``auto`` (``residual`` where a block adds); ``residual``, on the branch, before the last addition;
             ``residual[i]``, before the i-th addition, counted from 0; ``input``; ``output``; ``before:NAME`` or ``after:NAME``,
             with ``[i]`` where the child is called several times.
+        schedule: for a block with a ``drop_prob``. ``constant`` gives every block the same; with ``linear`` the l-th of L
+            blocks gets l/L of it, as in the paper of stochastic depth.
     """
 
     operation: ClassVar[str] = "inject"
 
     at: str = Field("auto", pattern=_PLACE_PATTERN)
+    schedule: Literal["constant", "linear"] | None = None
+
+    def for_block(self, index: int, count: int) -> Inject:
+        """The operation for one of the ``count`` blocks that it hits, counted from 0."""
+        if self.schedule != "linear":
+            return self
+        params = {**self.params, "drop_prob": self.params.get("drop_prob", 0.0) * (index + 1) / count}
+        return self.model_copy(update={"params": params})
 
 
 Operation = Wrap | Inject
