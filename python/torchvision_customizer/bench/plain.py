@@ -190,5 +190,5 @@ def plain_model(model: nn.Module) -> nn.Module:
         make = PLAIN_BLOCKS.get(type(module))
         if make is not None:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, make(module))
+            setattr(model.get_submodule(parent), child, make(module).train(module.training))
     return model
