@@ -52,7 +52,7 @@ def test_a_model_is_compared_with_the_unpatched_one(training: bool) -> None:
     assert found.fused_places == 8
     assert set(found.seconds) == {"unpatched", "eager", "fused"} | (set() if training else {"torchscript"})
     assert set(found.differences) == set(found.seconds) - {"unpatched", "eager"}
-    assert 0 < found.differences["fused"] < 1e-3
+    assert 0 <= found.differences["fused"] < 1e-3
     assert set(found.memory) == ({"unpatched", "eager", "fused"} if training else set())
 
 
