@@ -12,7 +12,6 @@ from torchvision_customizer import ops
 from torchvision_customizer.bench.networks import NETWORKS
 from torchvision_customizer.bench.op_suite import WrongNumbersError, conditions, prepare, run_case
 from torchvision_customizer.bench.plain import plain_model
-from torchvision_customizer.bench.runs import PARTS
 from torchvision_customizer.bench.suite import (
     CACHES,
     DIRECTIONS,
@@ -20,7 +19,6 @@ from torchvision_customizer.bench.suite import (
     EAGER,
     FUSED,
     LAYOUTS,
-    LIBRARY_MODELS,
     QUICK_SELECTION,
     SUITE,
     TIMM,
@@ -33,7 +31,6 @@ from torchvision_customizer.bench.suite import (
 )
 from torchvision_customizer.bench.timing import Settings
 from torchvision_customizer.blocks import CBAMBlock, DropPath, ECABlock, GeM, SEBlock
-from torchvision_customizer.cli import benchmark as command
 
 FAST = Settings(rounds=2, block_seconds=0.0005, max_seconds=0.5)
 ENTRIES = pytest.mark.parametrize("entry", SUITE.values(), ids=SUITE.keys())
@@ -123,7 +120,7 @@ def test_training_saves_no_more_than_is_asked(entry: Entry) -> None:
         case = Case(entry.name, "training", (32, 5, 3), 3, dtype, layout)
         with conditions(case):
             memory = prepare(case, (EAGER, FUSED)).memory
-        assert 0 < memory[FUSED].saved and 0 < memory[FUSED].peak
+        assert memory[FUSED].saved > 0 and memory[FUSED].peak > 0
         if entry.training_bounds.saved is not None:
             assert memory[FUSED].saved <= entry.training_bounds.saved * memory[EAGER].saved
 
