@@ -139,7 +139,7 @@ struct Traffic {
   const char* x;
   const char* residual;
   char* out;
-  int64_t pieces, bytes;  // of x
+  int64_t pieces, bytes, total;  // of x; the last piece has what is over
   int reads;
   std::vector<std::pair<const char*, int64_t>> weights;
 
@@ -149,15 +149,15 @@ struct Traffic {
     for (const auto& [data, size] : weights) {
       seen ^= read_bytes(data + size * begin / pieces, size * end / pieces - size * begin / pieces);
     }
-    const int64_t all = pieces * bytes;
     for (int64_t i = begin; i < end; ++i) {
+      const int64_t size = i + 1 == pieces ? total - i * bytes : bytes;
       for (int r = 0; r < reads - (out != nullptr); ++r) {
-        seen ^= read_bytes(x + i * bytes, bytes);
+        seen ^= read_bytes(x + i * bytes, size);
       }
       if (out != nullptr) {
         char* to = out + i * bytes;
-        const bool stream = tvc::exceeds_caches(all) && reinterpret_cast<uintptr_t>(to) % 16 == 0;
-        write_bytes(x + i * bytes, residual == nullptr ? nullptr : residual + i * bytes, to, bytes, stream);
+        const bool stream = tvc::exceeds_caches(total) && reinterpret_cast<uintptr_t>(to) % 16 == 0;
+        write_bytes(x + i * bytes, residual == nullptr ? nullptr : residual + i * bytes, to, size, stream);
       }
     }
     [[maybe_unused]] volatile uint64_t sink = seen;
@@ -166,7 +166,7 @@ struct Traffic {
 
 // What an op must move, moved by torch's threads and by nothing but loads and stores: each sample of x is read `reads` times
 // in a row, the last time together with the residual (0: none) and writing `out` (0: nothing); weights are read once. Samples
-// are cut where there are too few to give each thread the same number; a piece is a multiple of 64 bytes, the rest is left out.
+// are cut, at multiples of 64 bytes, where there are too few to give each thread the same number.
 void traffic(uintptr_t parallel_for, uintptr_t x, uintptr_t residual, uintptr_t out, int64_t samples, int64_t sample_bytes,
              int reads, int threads, const std::vector<std::pair<uintptr_t, int64_t>>& weights) {
   if (parallel_for == 0 || x == 0 || samples < 1 || sample_bytes < 1 || reads < 1 || threads < 1) {
@@ -177,6 +177,7 @@ void traffic(uintptr_t parallel_for, uintptr_t x, uintptr_t residual, uintptr_t 
               reinterpret_cast<char*>(out),
               samples,
               sample_bytes,
+              samples * sample_bytes,
               reads,
               {}};
   for (const auto& [data, size] : weights) {
@@ -184,7 +185,7 @@ void traffic(uintptr_t parallel_for, uintptr_t x, uintptr_t residual, uintptr_t 
   }
   if (samples < 4 * threads && samples % threads != 0 && sample_bytes >= 64 * threads) {
     all.pieces = samples * threads;
-    all.bytes = samples * sample_bytes / all.pieces / 64 * 64;
+    all.bytes = all.total / all.pieces / 64 * 64;
   }
   if (out != 0) {
     tvc::advise_huge_pages(all.out, samples * sample_bytes);

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..blocks import SEBlock
+from ..blocks import CBAMBlock, DropPath, ECABlock, GeM, SEBlock
 from ..ops._math import activate, gate_of
 
 
@@ -73,7 +73,7 @@ class PlainECA(nn.Module):
 
 
 class PlainCBAM(nn.Module):
-    """Channel attention, then attention over positions; the norm of the latter is folded, as in inference."""
+    """Channel attention, then attention over positions, with the norm of the latter where there is one."""
 
     def __init__(
         self,
@@ -86,8 +86,10 @@ class PlainCBAM(nn.Module):
         act: str = "relu",
         gate: str = "sigmoid",
         post: str = "none",
+        spatial_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.spatial_norm = spatial_norm or nn.Identity()
         self.w1, self.w2, self.spatial_weight = _parameter(w1), _parameter(w2), _parameter(spatial_weight)
         self.b1, self.b2, self.spatial_bias = (None if b is None else _parameter(b) for b in (b1, b2, spatial_bias))
         self.act, self.gate, self.post = act, gate, post
@@ -100,7 +102,7 @@ class PlainCBAM(nn.Module):
         y = x * gate_of(mean + largest, self.gate)[:, :, None, None]
         maps = torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], 1)
         logits = F.conv2d(maps, self.spatial_weight, self.spatial_bias, padding=self.spatial_weight.size(2) // 2)
-        return _tail(y * gate_of(logits, self.gate), residual, self.post)
+        return _tail(y * gate_of(self.spatial_norm(logits), self.gate), residual, self.post)
 
 
 class PlainGeM(nn.Module):
@@ -136,8 +138,49 @@ def _plain_se(block: SEBlock) -> nn.Module:
     return PlainSqueezeExcite(fc1.weight, fc1.bias, fc2.weight, fc2.bias, block.activation, block.gate)
 
 
+def _plain_eca(block: ECABlock) -> nn.Module:
+    return PlainECA(block.conv.weight.detach().view(-1), block.gate)
+
+
+def _plain_cbam(block: CBAMBlock) -> nn.Module:
+    channel, spatial = block.channel, block.spatial
+    fc1, fc2, conv = channel.fc1, channel.fc2, spatial.conv
+    weights = (fc1.weight, fc1.bias, fc2.weight, fc2.bias, conv.weight, conv.bias)
+    return PlainCBAM(*weights, channel.activation, channel.gate, spatial_norm=spatial.norm)
+
+
+class _PlainGeMBlock(PlainGeM):
+    """As the block: with the positions kept, unless it flattens."""
+
+    def __init__(self, block: GeM) -> None:
+        super().__init__(block.p, block.eps)
+        self.flatten = block.flatten
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+        pooled = x.clamp(min=self.eps).pow(self.p).mean(_space(x)).pow(1.0 / self.p)
+        return pooled if self.flatten else _over_space(pooled, x)
+
+
+class _PlainDropPathBlock(nn.Module):
+    def __init__(self, block: DropPath) -> None:
+        super().__init__()
+        self.drop_prob, self.scale_by_keep = block.drop_prob, block.scale_by_keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_prob == 0.0:
+            return x
+        mask = torch.empty([x.size(0)] + [1] * (x.dim() - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.drop_prob)
+        return x * (mask.div_(1 - self.drop_prob) if self.scale_by_keep and self.drop_prob < 1.0 else mask)
+
+
 #: How to write a block in plain PyTorch, by its class.
-PLAIN_BLOCKS: dict[type[nn.Module], Callable[..., nn.Module]] = {SEBlock: _plain_se}
+PLAIN_BLOCKS: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    SEBlock: _plain_se,
+    ECABlock: _plain_eca,
+    CBAMBlock: _plain_cbam,
+    GeM: _PlainGeMBlock,
+    DropPath: _PlainDropPathBlock,
+}
 
 
 def plain_model(model: nn.Module) -> nn.Module:
@@ -147,5 +190,5 @@ def plain_model(model: nn.Module) -> nn.Module:
         make = PLAIN_BLOCKS.get(type(module))
         if make is not None:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, make(module))
+            setattr(model.get_submodule(parent), child, make(module).train(module.training))
     return model

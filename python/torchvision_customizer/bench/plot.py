@@ -100,12 +100,12 @@ def _draw_models(
             axes.barh(y, ratio.median, height * 0.88, color=COLOURS[variant])
             axes.plot([ratio.low, ratio.high], [y, y], color="black", linewidth=1)
             text = f"{labels[variant]}: {ratio.median:.2f}×, {result.median(variant) * 1e3:.1f} ms"
-            axes.text(0.01, y, text, va="center", fontsize=8, color="white" if variant == FUSED else "black")
+            axes.text(max(ratio.median, ratio.high) + 0.015, y, text, va="center", fontsize=8)
     axes.axvline(1, color=COLOURS[UNPATCHED], linewidth=1.2, linestyle="--")
     axes.set_yticks(range(len(results)), [_model_name(r, base) for r in results], fontsize=9)
     axes.invert_yaxis()
     right = max(r.ratio(v, base).high for r in results for v in variants if v in r.seconds)
-    axes.set_xlim(0, max(1.0, right) * 1.03)
+    axes.set_xlim(0, max(1.0, right) * 1.45)  # with room for the words at a bar's end
     axes.set_xlabel(f"time, in times of {base_name} (dashed); black: quartiles")
     figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
     _bare(axes)
@@ -161,16 +161,17 @@ def _draw_axis(axes: Axes, axis: str, points: Sequence[OpResult]) -> None:
     axes.set_yscale("log")
     values = sorted({value_of(axis, r.case) for r in points})
     axes.set_xticks(values, [str(value) for value in values])
-    axes.xaxis.set_minor_locator(_no_ticks())
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(_decades())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(color="#DDDDDD", linewidth=0.6)
     _bare(axes)
 
 
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
+def _decades() -> Any:
+    from matplotlib.ticker import LogLocator
 
-    return NullLocator()
+    return LogLocator(subs=(1.0, 2.0, 5.0))
 
 
 def _fixed(axis: str, results: Sequence[OpResult]) -> str:

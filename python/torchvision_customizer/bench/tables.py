@@ -52,7 +52,7 @@ _NOTES = {
     + "`eager` is the library's model as it is, `fused` the same after `fuse`, `inference` after `fuse(inference=True)`, "
     "which folds norms too, `identity` the library's with nothing in place of its attention. `attention left` is what is "
     "left of the time that attention costs: (fused − identity) / (eager − identity). Weights are random, norms calibrated "
-    "on a batch. One process for each model.",
+    "on a batch. `places` are the blocks and tails that `fuse` changed. One process for each model.",
 }
 
 
@@ -183,13 +183,14 @@ def model_table(results: Sequence[ModelResult]) -> Table:
 
 def library_table(results: Sequence[ModelResult]) -> Table:
     """A row for each variant of each comparison of a library's model with itself, fused."""
-    columns = ("model", "variant", "ms", "images/s", "times as fast as eager", "attention left", "difference")
+    columns = ("model", "variant", "ms", "images/s", "times as fast as eager", "attention left", "places", "difference")
     rows = []
     for result in results:
         for variant in result.seconds:
             left = str(attention_left(result)) if variant == FUSED and IDENTITY in result.seconds else ""
             faster = "" if variant == EAGER else str(result.ratio(EAGER, variant))
-            cells = (str(result.case), *_model_cells(result, variant), faster, left)
+            places = str(result.fused_places) if variant == FUSED else ""
+            cells = (str(result.case), *_model_cells(result, variant), faster, left, places)
             rows.append((*cells, _difference(result, variant)))
     return _with_memory(Table("Models of libraries", columns, tuple(rows), left=("model", "variant")), results)
 
@@ -224,9 +225,9 @@ def attention_left(result: ModelResult) -> Spread:
 
 
 def op_verdicts(results: Iterable[OpResult]) -> list[Verdict]:
-    """What the suite's bounds say of a run. What was not measured is not judged."""
+    """What the suite's bounds say of a run. What was not measured is not judged, nor a sweep, whose shapes no network has."""
     groups: dict[tuple[str, str, str, str], list[OpResult]] = {}
-    for result in results:
+    for result in (result for result in results if not result.axis):
         c = result.case
         groups.setdefault((c.entry, c.direction, c.dtype, c.cache), []).append(result)
     found: list[Verdict | None] = []
