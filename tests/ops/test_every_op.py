@@ -100,6 +100,8 @@ def strided(order: tuple[int, ...], steps: tuple[int, ...], offset: int) -> Call
     """A layout: dimensions in ``order`` in memory, every ``steps``-th element of each, from the ``offset``-th on."""
 
     def layout(t: Tensor) -> Tensor:
+        if t.dim() != len(order):  # the gradient of a pool's output
+            return t
         sizes = [t.size(d) * step for d, step in zip(order, steps, strict=True)]
         memory = t.new_full((math.prod(sizes) + offset,), float("nan"))[offset:].view(sizes)
         view = memory[tuple(slice(None, None, step) for step in steps)]
