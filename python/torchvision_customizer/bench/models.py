@@ -16,7 +16,7 @@ from .memory import Memory, memory_of
 from .op_suite import FORMATS
 from .plain import PLAIN_BLOCKS, plain_model
 from .results import ModelCase, ModelResult
-from .suite import COMPILED, DTYPES, EAGER, FUSED, MODEL_VARIANTS, SCRIPTED, UNPATCHED
+from .suite import COMPILED, DTYPES, EAGER, FUSED, INFERENCE, MODEL_VARIANTS, SCRIPTED, UNPATCHED
 from .timing import Settings, measure
 
 #: How far logits may lie from those of plain PyTorch, as a share of the largest. Roundings of fifty layers add up: a model in
@@ -43,8 +43,8 @@ def run_model(
 
     Inference runs under ``torch.inference_mode``, training is a step: forward in train mode, cross entropy, backward, SGD with
     momentum. The type is that of all weights and of the input. The patched blocks get random gates, so that a comparison of
-    outputs means something; the unpatched model has the weights of the patched one. TorchScript is frozen, of the fused model,
-    and timed in inference only.
+    outputs means something; the unpatched model has the weights of the patched one. TorchScript is frozen, of the fused model.
+    That one, and ``fuse(inference=True)``, are timed in inference only.
 
     Args:
         model: patched, not fused; left as it is.
@@ -60,11 +60,15 @@ def run_model(
     x = images(case, device)
     eager, fused = plain_model(model), copy.deepcopy(model)
     places = fuse(fused, example_input=x).fused
+    folded = copy.deepcopy(model)
     unpatched = unpatch(model)
     with warnings.catch_warnings():
         # TorchScript is on its way out of torch, and measured here as long as it is there.
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
         models: dict[str, Callable[[Tensor], Tensor]] = {UNPATCHED: unpatched, EAGER: eager, FUSED: fused}
+        if INFERENCE in variants and not case.training:
+            fuse(folded, inference=True, example_input=x)
+            models[INFERENCE] = folded
         if COMPILED in variants:
             torch.compiler.reset()
             # A copy: in training every variant has weights and running statistics of its own.

@@ -38,7 +38,13 @@ LABELS = {
     FUSED: "fused",
 }
 LIBRARY_LABELS = {FUSED: "fuse", INFERENCE: "fuse(inference=True)", IDENTITY: "without attention"}
-MODEL_LABELS = {EAGER: "plain PyTorch", COMPILED: "torch.compile", FUSED: "fused", SCRIPTED: "fused, frozen TorchScript"}
+MODEL_LABELS = {
+    EAGER: "plain PyTorch",
+    COMPILED: "torch.compile",
+    FUSED: "fused",
+    INFERENCE: "fused, for inference",
+    SCRIPTED: "fused, frozen TorchScript",
+}
 _DOTS = 150
 
 
