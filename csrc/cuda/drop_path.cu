@@ -9,10 +9,10 @@ namespace tvc {
 namespace gpu {
 namespace {
 
-// One number for each sample, which is a row here. W: float, or the type of x.
-template <class A, class W>
+// One number for each sample, which is a row here.
+template <class A>
 struct SampleScale {
-  const W* mask;
+  const A* mask;
 
   template <int V, class Place>
   __device__ bool reads(const Place& place) const {
@@ -37,14 +37,15 @@ struct SampleScale {
   }
 };
 
-template <class T, class W>
+template <class T>
 class DropPath {
   using A = Acc<T>;
-  using Scale = SampleScale<A, W>;
+  using Scale = SampleScale<A>;
 
  public:
   DropPath(const char* op, const DropPathTensors& t)
-      : t_(t), device_(op, t.x), x_(data<T>(t.x)), residual_(data<T>(t.residual)), scale_{data<W>(t.mask)},
+      : t_(t), device_(op, t.x), x_(data<T>(t.x)), residual_(data<T>(t.residual)),
+        mask_(torch::stable::to(t.mask, accumulate_type(t.x))), scale_{data<A>(mask_)},
         space_{t.x.size(0), 1, t.x.numel() / t.x.size(0), false} {}
 
   void forward(T* out) const {
@@ -69,6 +70,7 @@ class DropPath {
   const DropPathTensors& t_;
   Device device_;
   const T *x_, *residual_;
+  Tensor mask_;  // in the accumulation type: a few numbers, and half as many kernels to compile
   Scale scale_;
   Space space_;
 };
@@ -80,15 +82,15 @@ namespace {
 
 struct Kernels {
   static void forward(const DropPathTensors& t, Tensor& out) {
-    gpu::with_types(t.x, t.mask, [&](auto element, auto mask) {
+    gpu::with_type(t.x.scalar_type(), [&](auto element) {
       using T = decltype(element);
-      gpu::DropPath<T, decltype(mask)>(kDropPath, t).forward(gpu::data_to_write<T>(out));
+      gpu::DropPath<T>(kDropPath, t).forward(gpu::data_to_write<T>(out));
     });
   }
 
   static void backward(const DropPathTensors& t, TailGradients& g) {
-    gpu::with_types(t.x, t.mask, [&](auto element, auto mask) {
-      gpu::DropPath<decltype(element), decltype(mask)>(kDropPathBackward, t).backward(g);
+    gpu::with_type(t.x.scalar_type(), [&](auto element) {
+      gpu::DropPath<decltype(element)>(kDropPathBackward, t).backward(g);
     });
   }
 };

@@ -42,7 +42,7 @@ def test_json(tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert report["path"] == str(path) and report["bytes"] == path.stat().st_size
     assert report["fused"] is None and report["verification"] is None
-    assert report["ops"] == ["tvc::_squeeze_excite_", "tvc::squeeze_excite"]
+    assert report["ops"] == ["tvc::squeeze_excite"]
 
 
 def test_unpatched_needs_only_torch(tmp_path: Path) -> None:
