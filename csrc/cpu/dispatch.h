@@ -57,7 +57,7 @@ inline InstructionSet instruction_set_for(torch::headeronly::ScalarType type) {
 }  // namespace tvc
 
 // Declares kernel `name` in every instruction set's namespace, and tvc::name(args), which calls the one in use.
-#if defined(__x86_64__)
+#if !defined(TVC_BASELINE_ONLY)
 #define TVC_KERNEL(name, Args)                         \
   namespace tvc {                                      \
   namespace baseline {                                 \

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 # Every shape, layout, type, option and schedule of the normal tier; not what only goes through torch's compilers and exporters.
-SELECT = "float64 or in_place or schedule or special or wide or without_native or errors or opcheck or instruction_sets"
+SELECT = "float64 or in_place or schedule or special or wide or without_native or errors or opcheck"
 
 
 def main(environment: Path) -> int:
