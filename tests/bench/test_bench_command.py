@@ -50,7 +50,8 @@ def test_a_model_is_compared_with_the_unpatched_one(training: bool) -> None:
     assert result.exit_code == 0, result.output
     (found,) = results.from_json(json.loads(result.stdout)).models
     assert found.fused_places == 8
-    assert set(found.seconds) == {"unpatched", "eager", "fused"} | (set() if training else {"torchscript"})
+    variants = {"unpatched", "eager", "fused"}
+    assert set(found.seconds) == variants | (set() if training else {"inference", "torchscript"})
     assert set(found.differences) == set(found.seconds) - {"unpatched", "eager"}
     assert 0 <= found.differences["fused"] < 1e-3
     assert set(found.memory) == ({"unpatched", "eager", "fused"} if training else set())
