@@ -371,9 +371,10 @@ class TestReport:
         assert [line.partition(":")[0] for line in model.modifications] == ["layer4.1.se", "fc"]
         lines = model.explain().splitlines()
         assert lines[0].startswith("resnet18: ")
-        place = next(number for number, line in enumerate(lines) if line.split()[0] == "layer4")
-        assert "stage" in lines[place] and "layer4.1.se" in lines[place + 1]
-        assert "head" in next(line for line in lines if line.split()[0] == "fc")
+        place = next(number for number, line in enumerate(lines) if line.lstrip().startswith("stage 3"))
+        assert lines[place].endswith("layer4.0 to layer4.1: 512 channels, stride 32") or "layer4: 512 channels" in lines[place]
+        assert "layer4.1.se" in lines[place + 1]
+        assert lines[-1].lstrip().startswith("+ fc: new, 3 classes")
 
     def test_verbose_prints_it(self, capsys):
         model = random_resnet18(verbose=True)

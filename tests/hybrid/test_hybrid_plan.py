@@ -136,8 +136,10 @@ def test_example_input():
     model = apply(plan(Grey(), patches, example_input=torch.randn(1, 1, 12, 12)))
     assert model.report.input_shape == (1, 12, 12)
     assert "block.se" in model.explain()
-    with pytest.raises(ValueError, match="the stages and the head of a HybridGrey are not known"):
-        model.freeze_backbone()
+    model.freeze_backbone()  # its stages are those of no family, and found out
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == [
+        name for name, _ in model.named_parameters() if name.startswith("block.se.")
+    ]
 
 
 def test_a_block_that_reads_the_mode_is_not_opened():

@@ -53,7 +53,9 @@ class DropPath(nn.Module):
     Source: Huang, Sun, Liu, Sedra, Weinberger: Deep Networks with Stochastic Depth, https://arxiv.org/abs/1603.09382
     """
 
-    starts_as_identity = True  # in evaluation; for patches
+    # For patches: in evaluation it is the identity, and it does not ask which dimension has the channels.
+    starts_as_identity = True
+    any_layout = True
 
     def __init__(self, drop_prob: float = 0.0, scale_by_keep: bool = True) -> None:
         super().__init__()

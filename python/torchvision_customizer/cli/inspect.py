@@ -46,34 +46,19 @@ def inspect(backbone: str, patch: tuple[str, ...], weights: str | None, num_clas
 
 def _stages(model: HybridModel, report: BuildReport) -> list[dict[str, Any]]:
     """Parameters and FLOPs, before and after, of each child of the model that has any, and of the whole."""
-    from ..hybrid.probe import count_flops
+    from ..hybrid.report import Costs
 
-    flops = count_flops(model, report.input_shape)
-    stages = []
-    for name, child in model.named_children():
-        parameters_after = sum(parameter.numel() for parameter in child.parameters())
-        edits = [edit for edit in report.edits if edit.child_path.startswith(f"{name}.")]
-        parameters_before = parameters_after - sum(edit.parameters for edit in edits)
-        flops_before = flops.get(name, 0) - sum(flops.get(edit.child_path, 0) for edit in edits)
-        if report.head is not None and report.head.path.split(".")[0] == name:
-            parameters_before += report.head.parameters(report.head.classes_before) - report.head.parameters(
-                report.head.classes
-            )
-            flops_before += report.head.flops(report.head.classes_before) - report.head.flops(report.head.classes)
-        if parameters_before or parameters_after:
-            stages.append(
-                {
-                    "part": name,
-                    "parameters": [parameters_before, parameters_after],
-                    "flops": [flops_before, flops.get(name, 0)],
-                }
-            )
-    whole = {
-        "part": "total",
-        "parameters": [report.parameters_before, report.parameters_after],
-        "flops": [report.flops_before, report.flops_after],
-    }
-    return [*stages, whole]
+    costs = Costs(model, report.edits, report.head, report.input_shape)
+    parts = [(name, costs.of(name)) for name, _ in model.named_children()] + [("total", costs.of())]
+    return [
+        {
+            "part": name,
+            "parameters": [cost.parameters_before, cost.parameters_after],
+            "flops": [cost.flops_before, cost.flops_after],
+        }
+        for name, cost in parts
+        if name == "total" or cost.parameters_before or cost.parameters_after
+    ]
 
 
 def _print_tree(report: BuildReport) -> None:

@@ -1,28 +1,33 @@
-"""``HybridBuilder``: a torchvision model with weights, patches and a head, in one call."""
+"""``HybridBuilder``: a model of torchvision, of timm or of your own, with weights, patches and a head, in one call."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from .._torchvision import models
-from .backbones import Family, check_backbone, family_of, list_backbones
-from .heads import change_head, check_head
+from ..errors import nearest
+from .backbones import check_backbone, find_family, list_backbones
+from .heads import HeadSpec, change_head
 from .model import HybridModel, note
-from .plan import apply, plan
+from .plan import apply, plan, unpatch
 from .report import WeightsMatch
-from .weights import Weights, cached_file, load, load_torchvision, match, read_state_dict, resolve_weights
+from .weights import Weights, cached_file, covers, load, load_torchvision, match, read_state_dict, resolve_file, resolve_weights
+
+# Arguments of torchvision's constructors that its weights set, and that make other modules or another forward.
+_ARGUMENTS = ("aux_logits", "transform_input", "image_size")
 
 
 class HybridBuilder:
-    """Builds torchvision classifiers, patched.
+    """Builds classifiers, patched.
 
-    The model is made by torchvision, keeps its class and every name in its state dict, and starts as the same function.
+    The model is made by its library, keeps its class and every name in its state dict, and starts as the same function.
     """
 
     @staticmethod
@@ -40,6 +45,8 @@ class HybridBuilder:
         freeze_backbone: bool = False,
         unfreeze_stages: Iterable[int] | None = None,
         verbose: bool = False,
+        hidden: Sequence[int] = (),
+        keep_classes: Sequence[int] = (),
     ) -> HybridModel:
         """Build a model.
 
@@ -50,10 +57,13 @@ class HybridBuilder:
                 the model with or without the patches.
             patches: targets and operations, see ``plan``.
             num_classes: a new last layer for so many classes, unless it has that many; 0 gives features; None keeps it.
+                Auxiliary heads follow.
             dropout: probability of a dropout before the last layer, whose names stay as they are.
             freeze_backbone: freeze all but the head and the new modules, see ``HybridModel.freeze_backbone``.
             unfreeze_stages: indices of stages that stay trainable then.
             verbose: print the report, and the progress of downloads.
+            hidden: widths of hidden layers before the last one.
+            keep_classes: indices of classes that go on with their weights, as the first of the new ones.
 
         Returns:
             The torchvision model, which is a ``HybridModel`` too; ``model.report`` says what was made.
@@ -63,9 +73,8 @@ class HybridBuilder:
             PatchError: a patch that cannot be carried out.
             WeightsError: weights that cannot be found or read, or do not fit.
         """
-        return self._build(
-            backbone_name, weights, patches, num_classes, dropout, freeze_backbone, unfreeze_stages, verbose, strict=False
-        )
+        head = HeadSpec.checked(num_classes, dropout, hidden, keep_classes)
+        return self._torchvision(backbone_name, weights, patches, head, freeze_backbone, unfreeze_stages, verbose, strict=False)
 
     def from_checkpoint(
         self,
@@ -89,67 +98,224 @@ class HybridBuilder:
         Raises:
             ValueError, PatchError, WeightsError: as ``from_torchvision``.
         """
-        return self._build(backbone_name, Path(checkpoint_path), patches, num_classes, dropout, False, None, False, strict)
+        head = HeadSpec.checked(num_classes, dropout)
+        return self._torchvision(backbone_name, Path(checkpoint_path), patches, head, False, None, False, strict)
 
-    def _build(
+    def from_timm(
+        self,
+        model_name: str,
+        weights: str | os.PathLike[str] | None = "DEFAULT",
+        patches: Mapping[str, Any] | None = None,
+        num_classes: int | None = None,
+        dropout: float | None = None,
+        freeze_backbone: bool = False,
+        unfreeze_stages: Iterable[int] | None = None,
+        verbose: bool = False,
+        hidden: Sequence[int] = (),
+        keep_classes: Sequence[int] = (),
+        **arguments: Any,
+    ) -> HybridModel:
+        """Build a model of timm (extra ``timm``).
+
+        Args:
+            model_name: a name that ``timm.create_model`` takes, with or without the tag of its weights.
+            weights: ``"DEFAULT"`` for timm's own, a file, or None for random ones.
+            arguments: for ``timm.create_model``.
+
+        The other arguments, and what is raised, are as of ``from_torchvision``.
+
+        Raises:
+            ImportError: timm is not installed.
+        """
+        head = HeadSpec.checked(num_classes, dropout, hidden, keep_classes)
+        file = None if weights in (None, "DEFAULT") else resolve_file(weights)
+        model = _make_timm(model_name, weights == "DEFAULT", arguments)
+        made = {"backbone_name": model_name, "library": "timm", "arguments": arguments}
+        return _finish(
+            model, file, patches, head, _timm_last_layers(model), made, freeze_backbone, unfreeze_stages, verbose, None
+        )
+
+    def from_module(
+        self,
+        model: nn.Module,
+        example_input: Tensor | tuple[int, ...] | None = None,
+        patches: Mapping[str, Any] | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        num_classes: int | None = None,
+        dropout: float | None = None,
+        freeze_backbone: bool = False,
+        unfreeze_stages: Iterable[int] | None = None,
+        verbose: bool = False,
+        hidden: Sequence[int] = (),
+        keep_classes: Sequence[int] = (),
+        last_layer: str | None = None,
+    ) -> HybridModel:
+        """Patch a model that exists, in place.
+
+        Args:
+            model: any module; those that are opened must be such as ``torch.fx`` can trace.
+            example_input: a batch that it takes, or its shape; by default images of 3×224×224.
+            weights: a file to load, or None to keep those that it has.
+            last_layer: path of the layer whose outputs are the classes, for a new head.
+
+        The other arguments, and what is raised, are as of ``from_torchvision``.
+        """
+        head = HeadSpec.checked(num_classes, dropout, hidden, keep_classes)
+        family = find_family(model)
+        last_layers = (last_layer,) if last_layer else family.last_layers if family else ()
+        if head != HeadSpec() and not last_layers:
+            raise ValueError(f"last_layer must name the layer of this {type(model).__name__} whose outputs are the classes")
+        file = None if weights is None else resolve_file(weights)
+        made = {"backbone_name": type(model).__name__}
+        return _finish(model, file, patches, head, last_layers, made, freeze_backbone, unfreeze_stages, verbose, example_input)
+
+    def _torchvision(
         self,
         backbone_name: str,
         weights: Weights,
         patches: Mapping[str, Any] | None,
-        num_classes: int | None,
-        dropout: float | None,
+        head: HeadSpec,
         freeze_backbone: bool,
         unfreeze_stages: Iterable[int] | None,
         verbose: bool,
         strict: bool,
+        arguments: Mapping[str, Any] | None = None,
     ) -> HybridModel:
         name = check_backbone(backbone_name)
-        dropout = check_head(num_classes, dropout)
-        if unfreeze_stages is not None and not freeze_backbone:
-            raise ValueError("unfreeze_stages says what stays trainable in a frozen backbone; it needs freeze_backbone=True")
         source = resolve_weights(name, weights)
-        patches = patches or {}
         if isinstance(source, Enum) and patches and not cached_file(source).exists():
-            # A wrong patch should not have to wait for a download.
-            with torch.device("meta"):
-                draft = models.get_model(name)
-            plan(draft, patches)
-        model = load_torchvision(name, source, verbose) if isinstance(source, Enum) else models.get_model(name)
-        family = family_of(model)
-        head = change_head(model, family.last_layer, num_classes, dropout)
-        hybrid = apply(plan(model, patches))
-        note(hybrid, backbone_name=name, head=head)
-        note(hybrid, weights=_match(hybrid, name, family, source, num_classes, strict))
-        if freeze_backbone:
-            hybrid.freeze_backbone(unfreeze_stages)
-        if verbose:
-            print(hybrid.report)
-        return hybrid
-
-
-def _match(
-    model: HybridModel, name: str, family: Family, source: Enum | Path | None, num_classes: int | None, strict: bool
-) -> WeightsMatch | None:
-    """Load a file; of torchvision's weights, which are loaded, say what has been replaced since."""
-    new_modules = [edit.child_path for edit in model._hybrid_state.edits]
-    if source is None:
-        return None
-    if isinstance(source, Path):
-        return load(
-            model,
-            read_state_dict(source),
-            source=str(source),
-            model_name=name,
-            head=family.last_layer,
-            new_head=num_classes is not None and not strict,
-            new_modules=() if strict else new_modules,
+            _try_patches(name, patches)
+        if isinstance(source, Enum):
+            model = load_torchvision(name, source, verbose)
+        else:
+            model = models.get_model(name, **(arguments or {}))
+        found = {key: getattr(model, key) for key in _ARGUMENTS if isinstance(getattr(model, key, None), bool | int)}
+        made = {"backbone_name": name, "library": "torchvision", "arguments": found}
+        family = find_family(model)
+        assert family is not None, f"{type(model).__name__} is not in hybrid/backbones.py"
+        return _finish(
+            model, source, patches, head, family.last_layers, made, freeze_backbone, unfreeze_stages, verbose, None, strict
         )
+
+
+def _try_patches(name: str, patches: Mapping[str, Any]) -> None:
+    """A wrong patch should not have to wait for a download."""
+    try:
+        with torch.device("meta"):
+            draft = models.get_model(name)
+    except NotImplementedError:  # RegNet computes its widths with tensors
+        draft = models.get_model(name)
+    plan(draft, patches)
+
+
+def _make_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("from_timm needs timm: pip install 'torchvision-customizer[timm]'") from error
+    known = [*timm.list_models(), *timm.list_pretrained()]
+    if name not in known and not name.startswith("hf"):
+        raise ValueError(f"timm has no model '{name}'{nearest(name, known)}")
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+    return model
+
+
+def _timm_last_layers(model: nn.Module) -> tuple[str, ...]:
+    """Paths of the layers that ``get_classifier`` gives; a distilled model has two."""
+    found = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
+    layers = found if isinstance(found, tuple | list) else (found,)
+    return tuple(path for path, module in model.named_modules() if any(module is layer for layer in layers))
+
+
+def _finish(
+    model: nn.Module,
+    source: Enum | Path | None,
+    patches: Mapping[str, Any] | None,
+    head: HeadSpec,
+    last_layers: Sequence[str],
+    made: Mapping[str, Any],
+    freeze_backbone: bool,
+    unfreeze_stages: Iterable[int] | None,
+    verbose: bool,
+    example_input: Tensor | tuple[int, ...] | None,
+    strict: bool = False,
+) -> HybridModel:
+    """Load, patch and change the head, in the order in which nothing is lost."""
+    if unfreeze_stages is not None and not freeze_backbone:
+        raise ValueError("unfreeze_stages says what stays trainable in a frozen backbone; it needs freeze_backbone=True")
+    paths = [path for path in last_layers if _has(model, path)]
+    before = {path: model.get_submodule(path) for path in paths}
+    was_hybrid = isinstance(model, HybridModel)
+    try:
+        hybrid = _change(model, source, patches or {}, head, paths, made, example_input, strict)
+    except Exception:
+        # The model may be the caller's own.
+        if isinstance(model, HybridModel) and not was_hybrid:
+            unpatch(model)
+        for path, layer in before.items():
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, layer)
+        raise
+    if freeze_backbone:
+        hybrid.freeze_backbone(unfreeze_stages)
+    if verbose:
+        print(hybrid.report)
+    return hybrid
+
+
+def _change(
+    model: nn.Module,
+    source: Enum | Path | None,
+    patches: Mapping[str, Any],
+    head: HeadSpec,
+    paths: Sequence[str],
+    made: Mapping[str, Any],
+    example_input: Tensor | tuple[int, ...] | None,
+    strict: bool,
+) -> HybridModel:
+    change = None if head.keep_classes else change_head(model, paths, head)
+    planned = plan(model, patches, example_input=example_input)
+    new_modules = [edit.child_path for edit in planned.edits]
+    loaded: WeightsMatch | None = None
+    if isinstance(source, Path):
+        tensors = read_state_dict(source)
+        new_head = head.is_new and not strict and not head.keep_classes
+        options: dict[str, Any] = {"model_name": str(made["backbone_name"]), "heads": paths, "new_head": new_head}
+        # A file of the original goes in before the patches: a module that is replaced hands its weights on.
+        of_original = not strict and covers(tensors, model, paths, new_modules)
+        if of_original:
+            loaded = load(model, tensors, source=str(source), **options)
+            planned = plan(model, patches, example_input=example_input)
+        hybrid = apply(planned)
+        if not of_original:
+            loaded = load(hybrid, tensors, source=str(source), new_modules=() if strict else new_modules, **options)
+    else:
+        hybrid = apply(planned)
+    if head.keep_classes:
+        change = change_head(model, paths, head)
+    note(hybrid, **made, head=change)
+    if isinstance(source, Enum):
+        loaded = _match_enum(hybrid, source.name, new_modules)
+    note(hybrid, weights=loaded)
+    return hybrid
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        return model.get_submodule(path) is not None
+    except AttributeError:
+        return False
+
+
+def _match_enum(model: HybridModel, source: str, new_modules: list[str]) -> WeightsMatch:
+    """Of weights that the library has loaded, say what has been replaced since."""
+    state = model._hybrid_state
     own = list(model.state_dict())
-    lacking = [tensor for tensor in own if tensor.startswith(tuple(f"{path}." for path in new_modules))]
-    head = model._hybrid_state.head
-    new_head = head is not None and head.classes != head.classes_before
-    new = [tensor for tensor in own if new_head and tensor.startswith(f"{family.last_layer}.") and tensor not in lacking]
-    return match(model, source.name, set(own) - {*lacking, *new}, lacking, new)
+    carried = {f"{edit.path}.{name}" for edit in state.edits if edit.replaced for name in edit.replaced.carried}
+    lacking = [name for name in own if name not in carried and name.startswith(tuple(f"{path}." for path in new_modules))]
+    paths = tuple(f"{layer.path}." for layer in state.head.layers) if state.head and state.head.is_new else ()
+    new = [name for name in own if paths and name.startswith(paths) and name not in lacking]
+    return match(model, source, set(own) - {*lacking, *new}, lacking, new)
 
 
 def create_hybrid(

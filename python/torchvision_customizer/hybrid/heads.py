@@ -1,80 +1,192 @@
-"""The last layer of a classifier: another number of classes, dropout before it, or none at all."""
+"""The last layer of a classifier: another number of classes, some of the old ones, hidden layers or dropout before it, or none."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .report import HeadChange
+from .report import HeadChange, HeadLayer
 
 
-class DropoutLinear(nn.Linear):
-    """A linear layer with dropout before it, so that its parameters keep the names that they have without."""
+class HeadLinear(nn.Linear):
+    """A linear layer with hidden layers and dropout before it, whose own parameters keep the names that they have without.
+
+    Each hidden layer is a linear one and a ReLU; dropout comes before every linear layer.
+    """
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
         bias: bool = True,
-        p: float = 0.5,
+        p: float = 0.0,
+        hidden: Sequence[int] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        super().__init__(hidden[-1] if hidden else in_features, out_features, bias, device=device, dtype=dtype)
         self.p = p
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Dropout(p), nn.Linear(in_features, width, device=device, dtype=dtype), nn.ReLU()]
+            in_features = width
+        self.hidden = nn.Sequential(*layers)
 
     def forward(self, input: Tensor) -> Tensor:
+        input = self.hidden(input)
         return F.linear(F.dropout(input, self.p, self.training), self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, p={self.p:g}"
 
 
-def check_head(num_classes: int | None, dropout: float | None) -> float:
-    """Check the options of a head, and return the dropout as a number.
+class HeadConv2d(nn.Conv2d):
+    """A convolution with dropout before it, so that its parameters keep the names that they have without."""
 
-    Raises:
-        ValueError: an option is out of range; the message says which are not.
+    p: float = 0.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(F.dropout(input, self.p, self.training), self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a head is to be.
+
+    Attributes:
+        num_classes: None keeps the number; 0 gives features.
+        dropout: probability of a dropout before the last layer.
+        hidden: widths of hidden layers before it.
+        keep_classes: indices of the old classes that go on, as the first of the new ones.
     """
-    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 0):
-        raise ValueError(f"num_classes must be an integer of at least 0, which gives features, or None, got {num_classes!r}")
-    dropout = dropout or 0.0
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must be a probability from 0 up to, not including, 1, got {dropout!r}")
-    if dropout and num_classes == 0:
-        raise ValueError("dropout stands before the last layer, and with num_classes=0 there is none")
-    return dropout
+
+    num_classes: int | None = None
+    dropout: float = 0.0
+    hidden: tuple[int, ...] = ()
+    keep_classes: tuple[int, ...] = ()
+
+    @classmethod
+    def checked(
+        cls,
+        num_classes: int | None = None,
+        dropout: float | None = None,
+        hidden: Sequence[int] = (),
+        keep_classes: Sequence[int] = (),
+    ) -> HeadSpec:
+        """The options of a head.
+
+        Raises:
+            ValueError: an option is out of range; the message says which are not.
+        """
+        if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 0):
+            raise ValueError(f"num_classes must be an integer of at least 0, which gives features, or None, got {num_classes!r}")
+        dropout = dropout or 0.0
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be a probability from 0 up to, not including, 1, got {dropout!r}")
+        hidden, keep_classes = tuple(hidden), tuple(keep_classes)
+        if not all(isinstance(width, int) and width > 0 for width in hidden):
+            raise ValueError(f"hidden must be widths of layers, positive integers, got {list(hidden)}")
+        if not all(isinstance(index, int) and index >= 0 for index in keep_classes) or len({*keep_classes}) < len(keep_classes):
+            raise ValueError(f"keep_classes must be indices of classes, each once, got {list(keep_classes)}")
+        if num_classes == 0:
+            for option, value in (("dropout", dropout), ("hidden", hidden), ("keep_classes", keep_classes)):
+                if value:
+                    raise ValueError(f"{option} is for the last layer, and with num_classes=0 there is none")
+        if keep_classes and hidden:
+            raise ValueError("keep_classes keeps rows of the old last layer, and behind hidden layers they mean nothing")
+        if keep_classes and num_classes is not None and num_classes < len(keep_classes):
+            raise ValueError(f"keep_classes names {len(keep_classes)} classes, and num_classes has room for {num_classes}")
+        return cls(num_classes, dropout, hidden, keep_classes)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the last layer of a file for the original need not fit."""
+        return self.num_classes is not None or bool(self.hidden)
 
 
-def change_head(model: nn.Module, path: str, num_classes: int | None, dropout: float) -> HeadChange | None:
-    """Change the last layer of a model in place; where the number of classes stays, so do its parameters.
+def change_head(model: nn.Module, paths: Sequence[str], spec: HeadSpec) -> HeadChange | None:
+    """Change the last layers of a model in place; where the number of classes stays, so do its parameters.
 
     Args:
-        path: of the last layer, a linear one.
-        num_classes: None keeps the number; 0 puts an identity in the layer's place.
-        dropout: probability of the dropout before the layer.
+        paths: of the model's last layer, and of those of its auxiliary heads; linear layers or convolutions.
+        spec: what they are to be.
 
     Returns:
         What was changed, or None where nothing was.
+
+    Raises:
+        ValueError: a class that is to be kept does not exist, or the last layer takes no hidden layers; nothing is changed.
     """
-    parent_path, _, name = path.rpartition(".")
-    layer = cast(nn.Linear, model.get_submodule(path))
-    classes = layer.out_features if num_classes is None else num_classes
-    if classes == layer.out_features and not dropout:
+    changed = {}
+    for path in paths:
+        layer = model.get_submodule(path)
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            raise ValueError(f"the last layer {path} is a {type(layer).__name__}, not a linear layer or a convolution")
+        new = _new_layer(path, layer, spec)
+        if new is not None:
+            changed[path] = layer, new
+    if not changed:
         return None
-    has_bias = layer.bias is not None
-    device, dtype = layer.weight.device, layer.weight.dtype
-    new: nn.Module
+    for path, (layer, new) in changed.items():
+        parent_path, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent_path), name, new.train(layer.training))
+    layers = tuple(HeadLayer(path, _inputs(layer), _outputs(layer), layer.bias is not None) for path, (layer, _) in changed.items())
+    classes = _classes(layers[0].classes_before, spec)
+    if isinstance(getattr(model, "num_classes", None), int):
+        model.num_classes = classes  # type: ignore[assignment]
+    return HeadChange(layers, classes, spec.dropout, spec.hidden, spec.keep_classes)
+
+
+def _classes(before: int, spec: HeadSpec) -> int:
+    if spec.num_classes is not None:
+        return spec.num_classes
+    return len(spec.keep_classes) or before
+
+
+def _inputs(layer: nn.Linear | nn.Conv2d) -> int:
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
+def _outputs(layer: nn.Linear | nn.Conv2d) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _new_layer(path: str, layer: nn.Linear | nn.Conv2d, spec: HeadSpec) -> nn.Module | None:
+    before = _outputs(layer)
+    classes = _classes(before, spec)
+    beyond = [index for index in spec.keep_classes if index >= before]
+    if beyond:
+        raise ValueError(f"keep_classes: {path} has {before} classes, counted from 0, and no {beyond[0]}")
+    if classes == before and not spec.dropout and not spec.hidden and spec.keep_classes in ((), tuple(range(before))):
+        return None
     if classes == 0:
-        new = nn.Identity()
-    elif dropout:
-        new = DropoutLinear(layer.in_features, classes, has_bias, dropout, device=device, dtype=dtype)
+        return nn.Identity()
+    bias, options = layer.bias is not None, {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    new: nn.Linear | nn.Conv2d
+    if isinstance(layer, nn.Linear):
+        plain = not spec.dropout and not spec.hidden
+        new = (
+            nn.Linear(layer.in_features, classes, bias, **options)
+            if plain
+            else HeadLinear(layer.in_features, classes, bias, spec.dropout, spec.hidden, **options)
+        )
     else:
-        new = nn.Linear(layer.in_features, classes, has_bias, device=device, dtype=dtype)
-    if classes == layer.out_features:
+        if spec.hidden:
+            raise ValueError(f"hidden layers come before a linear layer, and the last layer {path} is a convolution")
+        kind = HeadConv2d if spec.dropout else nn.Conv2d
+        new = kind(layer.in_channels, classes, layer.kernel_size, layer.stride, layer.padding, bias=bias, **options)  # type: ignore[arg-type]
+        if isinstance(new, HeadConv2d):
+            new.p = spec.dropout
+    if spec.keep_classes:
+        kept = len(spec.keep_classes)
+        with torch.no_grad():
+            new.weight[:kept] = layer.weight[list(spec.keep_classes)]
+            if new.bias is not None and layer.bias is not None:
+                new.bias[:kept] = layer.bias[list(spec.keep_classes)]
+    elif classes == before and not spec.hidden:
         new._parameters.update(layer._parameters)
-    setattr(model.get_submodule(parent_path), name, new.train(layer.training))
-    return HeadChange(path, layer.in_features, layer.out_features, classes, has_bias, dropout)
+    return new

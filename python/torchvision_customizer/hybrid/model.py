@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self, cast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from torch import nn
+from torch import Tensor, nn
 
-from .backbones import Family, family_of, find_family
+from .backbones import find_family
 from .opened import Extension, extend
-from .probe import DEFAULT_INPUT
+from .probe import DEFAULT_INPUT, input_shape_of
 from .report import BuildReport, Edit, HeadChange, WeightsMatch, build_report
+from .views import Anatomy, Stage, anatomy_of, stage_outputs, view
 
 if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _NormBase
@@ -19,13 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HybridState:
-    """What a hybrid model knows of its making."""
+    """What a hybrid model knows of its making.
+
+    ``library`` and ``arguments`` say how the original is made anew: by ``torchvision`` or ``timm``, and with which arguments;
+    ``library`` is None where the model came from elsewhere.
+    """
 
     backbone_name: str | None = None
+    library: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
     head: HeadChange | None = None
     weights: WeightsMatch | None = None
     input_shape: tuple[int, ...] = DEFAULT_INPUT
+    patches: tuple[Mapping[str, Any], ...] = ()
+    unreached: tuple[str, ...] = ()
+    drift: float | None = None
 
 
 class HybridModel(Extension):
@@ -36,10 +46,24 @@ class HybridModel(Extension):
     """
 
     class_prefix = "Hybrid"
-    __jit_unused_properties__: ClassVar[list[str]] = ["backbone_name", "modifications", "report"]
-    __jit_ignored_attributes__: ClassVar[list[str]] = ["_hybrid_state"]
+    __jit_unused_properties__: ClassVar[list[str]] = ["backbone_name", "modifications", "report", "recipe", "stage_info"]
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["_hybrid_state", "_known_anatomy"]
 
     _hybrid_state: HybridState
+
+    if TYPE_CHECKING:
+        # Only where the original has nothing of that name: RegNet has a stem and Swin a head, and their forward uses it.
+        stem: nn.Module  # what comes before the stages
+        stages: nn.Module  # one child for each stage
+        head: nn.Module  # what comes after them
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in _VIEWS and "_hybrid_state" in self.__dict__:
+                return _VIEWS[name](self)
+            raise
 
     @property
     def backbone_name(self) -> str | None:
@@ -56,18 +80,51 @@ class HybridModel(Extension):
     def report(self) -> BuildReport:
         """What was changed, and what it costs. Counts FLOPs anew at each call, on fake tensors."""
         state = self._hybrid_state
-        return build_report(self, state.backbone_name, state.edits, state.head, state.weights, state.input_shape)
+        return build_report(
+            self,
+            state.backbone_name,
+            state.edits,
+            state.head,
+            state.weights,
+            state.input_shape,
+            state.unreached,
+            state.drift,
+        )
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the model is made of, as plain values; ``load`` makes it anew from them and its weights."""
+        from .saving import recipe_of  # it imports the builder, which imports this
+
+        return recipe_of(self)
+
+    @property
+    def stage_info(self) -> tuple[Stage, ...]:
+        """The stages with their modules, channels and strides, as a run on fake tensors finds them."""
+        return _anatomy(self).stages
+
+    def get_stage_outputs(self, x: Tensor) -> list[Tensor]:
+        """The feature pyramid: what each stage gives for a batch of images, finest first.
+
+        Shape:
+            x (N, 3, H, W); outputs (N, C, H', W') each, channels second also for models that have them last; (N, C, L) of
+            tokens.
+        """
+        return stage_outputs(self, self.stage_info, x)
 
     def explain(self) -> str:
         """The model stage by stage, and what was changed in each."""
-        state = self._hybrid_state
-        family = find_family(self)
-        roles = {**dict.fromkeys(family.stages, "stage"), **dict.fromkeys(family.head, "head")} if family else {}
+        state, anatomy = self._hybrid_state, _anatomy(self)
+        parts = [("stem", anatomy.stem, "")]
+        parts += [(f"stage {number}", stage.paths, str(stage)) for number, stage in enumerate(anatomy.stages)]
+        parts += [("head", anatomy.head, "")]
         lines = [f"{state.backbone_name or type(self).__name__}: {self.count_parameters():,} parameters"]
-        for name, child in self.named_children():
-            parameters = sum(parameter.numel() for parameter in child.parameters())
-            lines.append(f"  {name:<10} {type(child).__name__:<20} {roles.get(name, ''):<6} {parameters:>12,}")
-            lines += [f"    + {edit}" for edit in state.edits if edit.child_path.startswith(f"{name}.")]
+        for name, paths, text in parts:
+            parameters = {p: p.numel() for path in paths for p in self.get_submodule(path).parameters()}
+            lines.append(f"  {name:<8} {sum(parameters.values()):>12,}  {text or ', '.join(paths)}")
+            lines += [f"    + {edit}" for edit in state.edits if any(f"{edit.path}.".startswith(f"{path}.") for path in paths)]
+        if state.head is not None:
+            lines.append(f"    + {state.head}")
         return "\n".join(lines)
 
     def count_parameters(self, trainable_only: bool = False) -> int:
@@ -86,8 +143,9 @@ class HybridModel(Extension):
         Raises:
             ValueError: there is no such stage, or the stages of this model are not known.
         """
-        family = family_of(self)
-        trainable = [*family.head, *(_stage(family, index) for index in unfreeze_stages or ())]
+        anatomy, family = _anatomy(self), find_family(self)
+        stages = [path for index in unfreeze_stages or () for path in _stage(anatomy.stages, index).paths]
+        trainable = [*(family.head if family else anatomy.head), *stages]
         trainable += [edit.child_path for edit in self._hybrid_state.edits]
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(name.startswith(f"{path}.") for path in trainable))
@@ -108,11 +166,32 @@ class HybridModel(Extension):
         return self
 
 
-def _stage(family: Family, index: int) -> str:
-    if not -len(family.stages) <= index < len(family.stages):
-        stages = ", ".join(f"{number}: {path}" for number, path in enumerate(family.stages))
-        raise ValueError(f"unfreeze_stages: there is no stage {index} (stages: {stages})")
-    return family.stages[index]
+def _anatomy(model: HybridModel) -> Anatomy:
+    state, known = model._hybrid_state, model.__dict__.get("_known_anatomy")
+    if known is None or known[0] is not state:  # every change makes a new state
+        known = model.__dict__["_known_anatomy"] = state, anatomy_of(model, state.input_shape)
+    anatomy: Anatomy = known[1]
+    return anatomy
+
+
+def _forward_features(model: HybridModel) -> Callable[[Tensor], Tensor]:
+    return lambda x: model.get_stage_outputs(x)[-1]
+
+
+#: What a model has by these names where it has nothing of its own.
+_VIEWS: dict[str, Callable[[HybridModel], Any]] = {
+    "stem": lambda model: view(model, _anatomy(model).stem),
+    "stages": lambda model: nn.ModuleList(view(model, stage.paths) for stage in _anatomy(model).stages),
+    "head": lambda model: view(model, _anatomy(model).head),
+    "forward_features": _forward_features,
+}
+
+
+def _stage(stages: tuple[Stage, ...], index: int) -> Stage:
+    if not -len(stages) <= index < len(stages):
+        known = ", ".join(f"{number}: {stage.paths[0]}" for number, stage in enumerate(stages))
+        raise ValueError(f"unfreeze_stages: there is no stage {index} (stages: {known})")
+    return stages[index]
 
 
 def _is_frozen(norm: _NormBase) -> bool:
@@ -124,7 +203,7 @@ def become_hybrid(model: nn.Module) -> HybridModel:
     """Extend a model by ``HybridModel``, in place; nothing happens to one that is."""
     if not isinstance(model, HybridModel):
         extend(model, HybridModel)
-        cast(HybridModel, model)._hybrid_state = HybridState()
+        cast(HybridModel, model)._hybrid_state = HybridState(input_shape=input_shape_of(None, model))
     return cast(HybridModel, model)
 
 

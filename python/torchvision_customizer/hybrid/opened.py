@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, fx, nn
-from torch.fx.graph_module import reduce_graph_module
+from torch.fx.graph_module import _format_import_block, _forward_from_src, reduce_graph_module
+from torch.package import sys_importer
 
 
 class OpenedBlock(fx.GraphModule):
@@ -91,10 +92,11 @@ class Extension(nn.Module):
     class_prefix: ClassVar[str]
     base_class: ClassVar[type[nn.Module]]
     mixin: ClassVar[type[Extension]]
+    root_source: ClassVar[str | None] = None  # of a forward that open_root has made
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The extended class has no name that pickle (or deepcopy, which asks here too) could look up.
-        return _new_extended, (self.mixin, self.base_class), self.__getstate__()
+        return _new_extended, (self.mixin, self.base_class, self.root_source), self.__getstate__()
 
 
 _extended_classes: dict[tuple[type[Extension], type[nn.Module]], type[Extension]] = {}
@@ -117,8 +119,8 @@ def _extended_class(mixin: type[Extension], base: type[nn.Module]) -> type[Exten
     return _extended_classes[key]
 
 
-def _new_extended(mixin: type[Extension], base: type[nn.Module]) -> Extension:
-    extended = _extended_class(mixin, base)
+def _new_extended(mixin: type[Extension], base: type[nn.Module], root_source: str | None) -> Extension:
+    extended = _extended_class(mixin, base) if root_source is None else _root_class(mixin, base, root_source)
     return extended.__new__(extended)
 
 
@@ -139,6 +141,42 @@ def restore_class(module: Extension) -> None:
     module.__class__ = cast("type[Extension]", module.base_class)
 
 
+def open_root(model: nn.Module, graph: fx.Graph, added: Mapping[str, nn.Module]) -> None:
+    """Let a model run ``graph``, with the children ``added`` besides, in place; it stays of its class.
+
+    A block becomes a GraphModule; a model has to stay what it is, so its extended class gets a forward made of the graph.
+    """
+    code = graph.python_code("self")
+    source = _format_import_block(code.globals, sys_importer) + code.src
+    for name, module in added.items():
+        model.add_module(name, module)
+    extended = cast("type[Extension]", type(model))
+    model.__class__ = _root_class(extended.mixin, extended.base_class, source)
+    model._opened_children = (*getattr(model, "_opened_children", ()), *added)  # type: ignore[assignment]
+
+
+def close_root(model: nn.Module) -> None:
+    """Undo ``open_root``; nothing happens to a model that has its own forward."""
+    for name in getattr(model, "_opened_children", ()):
+        del model._modules[name]
+    model.__dict__.pop("_opened_children", None)
+    extended = cast("type[Extension]", type(model))
+    model.__class__ = _extended_class(extended.mixin, extended.base_class)
+
+
+def _root_class(mixin: type[Extension], base: type[nn.Module], source: str) -> type[Extension]:
+    extended = _extended_class(mixin, base)
+    members: dict[str, Any] = {
+        "__module__": extended.__module__,
+        "__annotations__": extended.__annotations__,
+        "forward": _forward_from_src(source, {}, None),
+        "root_source": source,
+    }
+    for listed in ("__jit_unused_properties__", "__jit_ignored_attributes__"):
+        members[listed] = [*getattr(extended, listed), "root_source", "_opened_children"]
+    return cast("type[Extension]", type(extended.__name__, (extended,), members))
+
+
 class Followed(Extension):
     """Mix-in for a module whose output goes on through the children of ``after``.
 
@@ -153,6 +191,25 @@ class Followed(Extension):
     def forward(self, input: Tensor) -> Tensor:
         output: Tensor = self.after(self._original_forward(input))
         return output
+
+
+class OnTokens(Extension):
+    """Mix-in for a new block at a place whose tensors have their channels last: (N, L, C) or (N, H, W, C).
+
+    The block sees them as views, with channels second; a sequence of L tokens as an image of L×1. Nothing is copied: the fused
+    ops read and write such strides as they are.
+    """
+
+    class_prefix = "Tokens"
+    __jit_ignored_attributes__: ClassVar[list[str]] = ["_original_forward"]
+    _original_forward: Callable[[Tensor], Tensor]
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 3:
+            sequence: Tensor = self._original_forward(input.transpose(1, 2).unsqueeze(-1))
+            return sequence.squeeze(-1).transpose(1, 2)
+        image: Tensor = self._original_forward(input.movedim(-1, 1))
+        return image.movedim(1, -1)
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:

@@ -13,6 +13,7 @@ from ..errors import nearest
 from .opened import OpenedBlock, original_class
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 
 
@@ -63,11 +64,27 @@ class Edge:
     text: str
 
 
-def residual_edges(graph: fx.Graph) -> list[Edge]:
+def concatenates(graph: fx.Graph) -> bool:
+    """Whether a block concatenates, as those of Inception, SqueezeNet and DenseNet do."""
+    return any(node.op == "call_function" and node.target in _CONCATENATIONS for node in graph.nodes)
+
+
+def _depth(block: nn.Module, node: fx.Node) -> int:
+    """How much a node computes: the layers in a module that it calls."""
+    if node.op != "call_module":
+        return 1
+    try:
+        module = block.get_submodule(str(node.target))
+    except AttributeError:  # a new module, of which there is only a draft
+        return 1
+    return 0 if isinstance(module, nn.Identity) else sum(1 for child in module.modules() if not child._modules)
+
+
+def residual_edges(block: nn.Module, graph: fx.Graph) -> list[Edge]:
     """The residual branch of each addition of a graph: the operand that is further from the graph's input.
 
-    ResNet writes ``out += identity``, RegNet ``proj(x) + f(x)``, MobileNet ``x + conv(x)``. An addition of operands that are
-    equally far has no residual branch.
+    ResNet writes ``out += identity``, RegNet ``proj(x) + f(x)``, MobileNet ``x + conv(x)``. How far is counted in layers. An
+    addition of operands that are equally far has no residual branch.
     """
     depths: dict[fx.Node, int] = {}
     edges = []
@@ -76,7 +93,7 @@ def residual_edges(graph: fx.Graph) -> list[Edge]:
         if node.op == "placeholder":
             depths[node] = 0
         elif depths_of_inputs:
-            depths[node] = 1 + max(depths_of_inputs)
+            depths[node] = _depth(block, node) + max(depths_of_inputs)
         if node.target not in _ADDITIONS or node.op not in ("call_function", "call_method"):
             continue
         operands = [operand for operand in node.args[:2] if isinstance(operand, fx.Node) and operand in depths]
@@ -94,10 +111,12 @@ def find_edge(block: nn.Module, graph: fx.Graph, at: str) -> Edge:
     """
     name, _, index_text = at.rstrip("]").partition("[")
     index = int(index_text) if index_text else None
+    if at == "auto" and not residual_edges(block, graph) and concatenates(graph):
+        at = name = "output"
     if at == "auto" or name == "residual":
-        edges = residual_edges(graph)
+        edges = residual_edges(block, graph)
         if not edges:
-            raise NoPlace("does not add a residual branch")
+            raise NoPlace("does not add a residual branch" + (" and does not concatenate" if at == "auto" else ""))
         if index is not None and index >= len(edges):
             raise NoPlace(f"has {len(edges)} residual branch{'es' if len(edges) > 1 else ''}, counted from 0")
         edge = edges[-1 if index is None else index]
@@ -150,6 +169,25 @@ def _changes_in_place(block: nn.Module, user: fx.Node, value: fx.Node) -> bool:
         return bool(getattr(block.get_submodule(str(user.target)), "inplace", False))
     name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
     return user.target in _IN_PLACE or bool(user.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+
+
+def stage_ends(path: str, stack: nn.Module) -> dict[str, nn.Module]:
+    """The last layer of each stage of a plain stack (VGG, AlexNet), before its pool; none where there is no such stack."""
+    if type(stack).forward is not nn.Sequential.forward:
+        return {}
+    ends: dict[str, nn.Module] = {}
+    last: tuple[str, nn.Module] | None = None
+    has_convolution = False
+    for name, layer in stack.named_children():
+        if isinstance(layer, nn.modules.pooling._MaxPoolNd | nn.modules.pooling._AvgPoolNd):
+            if has_convolution and last is not None:
+                ends[last[0]] = last[1]
+            has_convolution = False
+        has_convolution |= isinstance(layer, nn.modules.conv._ConvNd)
+        last = f"{path}.{name}", layer
+    if ends and has_convolution and last is not None:
+        ends[last[0]] = last[1]
+    return ends
 
 
 def insert(graph: fx.Graph, edge: Edge, name: str) -> fx.Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections import Counter
@@ -12,15 +13,28 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from .. import registry
 from ..errors import PatchError
+from .functions import functions_of, modules_that_call
 from .model import HybridModel, become_hybrid, note
-from .opened import Followed, OpenedBlock, extend, original_class, restore_class
-from .places import Edge, NoPlace, find_edge, graph_of, insert
-from .probe import fake_tensors, hooks_set_aside, input_shape_of, run_fake
-from .report import Edit
-from .spec import Inject, Operation, parse_patches
+from .opened import (
+    Extension,
+    Followed,
+    OnTokens,
+    OpenedBlock,
+    close_root,
+    extend,
+    open_root,
+    original_class,
+    restore_class,
+)
+from .places import Edge, NoPlace, concatenates, find_edge, graph_of, insert, residual_edges, stage_ends
+from .probe import Trail, fake_tensors, hooks_set_aside, input_shape_of, run_fake, sample_of
+from .replacing import Replacement, in_place_of
+from .report import Edit, Replaced
+from .spec import Inject, Operation, Remove, Replace, Wrap, parse_patches
 from .target import resolve
 
 # The names under which blocks ask for the number of channels.
@@ -33,23 +47,28 @@ class Plan:
 
     Attributes:
         model: the model, untouched.
+        patches: what it was made from.
         edits: the new modules, in order.
+        unreached: where an activation that was to be replaced stays, and why.
         input_shape: of the sample by which shapes were found out.
     """
 
     model: nn.Module
+    patches: Mapping[str, Any]
     edits: tuple[Edit, ...]
+    unreached: tuple[str, ...]
     input_shape: tuple[int, ...]
     # The modules that change, by path, with their code where they have been opened before, so that apply finds out whether
     # they still are what was planned for.
     _found: Mapping[str, tuple[nn.Module, str | None]] = field(repr=False)
     _graphs: Mapping[str, fx.Graph] = field(repr=False)
+    _replacements: Mapping[str, Replacement] = field(repr=False)
 
     def __str__(self) -> str:
         total = sum(edit.parameters for edit in self.edits)
         count = f"{len(self.edits)} new module{'' if len(self.edits) == 1 else 's'}"
         head = f"{original_class(self.model).__name__}: {count}, {total:,} parameters"
-        return "\n".join([head, *(f"  {edit}" for edit in self.edits)])
+        return "\n".join([head, *(f"  {edit}" for edit in self.edits), *(f"  not reached: {text}" for text in self.unreached)])
 
 
 def plan(model: nn.Module, patches: Mapping[str, Any], *, example_input: Tensor | tuple[int, ...] | None = None) -> Plan:
@@ -68,10 +87,10 @@ def plan(model: nn.Module, patches: Mapping[str, Any], *, example_input: Tensor 
 
     if is_fused(model):
         raise PatchError("the model is fused, and its blocks are not what a patch expects; unfuse it first")
-    planner = _Planner(model, input_shape_of(example_input))
+    planner = _Planner(model, input_shape_of(example_input, model))
     for place, target, operation in parse_patches(patches):
         planner.add(place, target, operation)
-    return planner.finish()
+    return planner.finish(copy.deepcopy(dict(patches)))
 
 
 @dataclass
@@ -79,49 +98,81 @@ class _Insertion:
     """A new module of which the place is known, and the shape not yet."""
 
     place: str  # in the patches
-    operation: Operation
+    operation: Wrap | Replace
     path: str
     name: str
     child_path: str
     text: str
     opens: bool  # whether it goes into the graph of the block at ``path``
     seen: list[Tensor] = field(default_factory=list)  # the fake tensors that it gets, one at each call
+    channel_dim: int = 1  # of these
+
+
+@dataclass
+class _Exchange:
+    """A module that makes way for another."""
+
+    place: str
+    operation: Replace | Remove
+    path: str
+    replacement: Replacement
+    seen: list[tuple[tuple[Any, ...], Any]] = field(default_factory=list)  # what the old one takes and gives, one at each call
 
 
 class _Planner:
     def __init__(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
         self.model = model
         self.input_shape = input_shape
-        self.insertions: list[_Insertion] = []
+        self.changes: list[_Insertion | _Exchange] = []
         self.graphs: dict[str, fx.Graph] = {}  # drafts
         self.refusals: dict[str, NoPlace] = {}
+        self.unreached: list[str] = []
         modules = list(model.named_modules(remove_duplicate=False))
         self.taken = {path for path, _ in modules}
         self.names_of = Counter(id(module) for _, module in modules)
 
+    @property
+    def insertions(self) -> list[_Insertion]:
+        return [change for change in self.changes if isinstance(change, _Insertion)]
+
+    @property
+    def exchanges(self) -> list[_Exchange]:
+        return [change for change in self.changes if isinstance(change, _Exchange)]
+
     def add(self, place: str, target: str, operation: Operation) -> None:
-        try:
-            block = registry.canonical_name(operation.type)
-            registry.check_parameters(block, operation.params)
-            _check_block(block, operation)
-        except ValueError as error:
-            raise PatchError(f"{place}: {error}") from error
+        if isinstance(operation, Wrap):
+            try:
+                block = registry.canonical_name(operation.type)
+                registry.check_parameters(block, operation.params)
+                _check_block(block, operation)
+            except ValueError as error:
+                raise PatchError(f"{place}: {error}") from error
+        functions = functions_of(target) if isinstance(operation, Replace) else frozenset()
+        calls = self._calls_of(functions) if functions else []
         try:
             modules = resolve(self.model, target)
         except PatchError as error:
-            raise PatchError(f"{place}: {error}") from None
+            if not calls:
+                raise PatchError(f"{place}: {error}") from None
+            modules = {}
         if isinstance(operation, Inject):
             self._inject(place, modules, operation)
-        else:
+        elif isinstance(operation, Wrap):
             for path, module in modules.items():
                 self._wrap(place, path, module, operation)
+        elif isinstance(operation, Replace | Remove):
+            self._exchange(place, modules, operation)
+            if isinstance(operation, Replace):
+                self._exchange_functions(place, calls, functions, operation)
 
     def _inject(self, place: str, modules: Mapping[str, nn.Module], operation: Inject) -> None:
-        sites: dict[str, tuple[nn.Module, Edge]] = {}
+        sites: dict[str, tuple[nn.Module, Edge | None]] = {}
         reasons: list[str] = []
         for path, module in modules.items():
-            blocks = dict(self._blocks_under(path, module, reasons)) or {path: module}
-            for block_path, block in blocks.items():
+            blocks = dict(self._blocks_under(path, module, reasons))
+            ends = stage_ends(path, module) if operation.at == "auto" and not blocks else {}
+            sites.update((end_path, (end, None)) for end_path, end in ends.items())
+            for block_path, block in (blocks or {path: module}).items() if not ends else ():
                 try:
                     sites.setdefault(block_path, (block, find_edge(block, self._graph(block_path, block), operation.at)))
                 except NoPlace as reason:
@@ -129,9 +180,13 @@ class _Planner:
         if not sites:
             raise PatchError(f"{place}: no place for at: {operation.at}; {reasons[0]}")
         for index, (path, (block, edge)) in enumerate(sites.items()):
-            self._insert(place, path, block, edge, operation.for_block(index, len(sites)))
+            own = operation.for_block(index, len(sites))
+            if edge is None:
+                self._wrap(place, path, block, own)
+            else:
+                self._insert(place, path, block, edge, own)
 
-    def _wrap(self, place: str, path: str, module: nn.Module, operation: Operation) -> None:
+    def _wrap(self, place: str, path: str, module: nn.Module, operation: Wrap) -> None:
         if type(module).forward is nn.Sequential.forward:
             self._note(place, path, module, operation, path, "the end")
             return
@@ -142,17 +197,64 @@ class _Planner:
                 raise PatchError(f"{place}: {path} cannot be wrapped: it has an attribute 'after' of its own") from None
             self._note(place, path, module, operation, f"{path}.after", "output")
 
-    def _blocks_under(self, path: str, module: nn.Module, reasons: list[str]) -> Iterator[tuple[str, nn.Module]]:
-        """The outermost modules from ``module`` down that add a residual branch; and why those do not that could."""
-        try:
-            find_edge(module, self._graph(path, module), "residual")
-        except NoPlace as reason:
-            if path in self.graphs:
-                reasons.append(f"{path} {reason}")
-            for name, child in module.named_children():
-                yield from self._blocks_under(f"{path}.{name}", child, reasons)
-        else:
-            yield path, module
+    def _exchange(self, place: str, modules: Mapping[str, nn.Module], operation: Replace | Remove) -> None:
+        new: dict[int, Replacement] = {}  # by the old module: one that has several names stays one
+        for path, module in modules.items():
+            names = sum(other is module for other in modules.values())
+            if names < self.names_of[id(module)]:
+                raise PatchError(f"{place}: {path} has several names in the model, and cannot be changed under one of them")
+            if isinstance(module, Extension | OpenedBlock) or any(edit.path.startswith(f"{path}.") for edit in _edits(self.model)):
+                raise PatchError(f"{place}: {path} has been changed by a patch, which would be lost; unpatch the model first")
+            outer = next((other for other in modules if path.startswith(f"{other}.")), None)
+            if outer is not None:
+                raise PatchError(f"{place}: {path} lies within {outer}, which is to make way too; name one of them")
+            if id(module) not in new:
+                try:
+                    new[id(module)] = (
+                        Replacement(nn.Identity().train(module.training), (), False, "")
+                        if isinstance(operation, Remove)
+                        else in_place_of(module, operation.type, operation.params)
+                    )
+                except ValueError as error:
+                    raise PatchError(f"{place}: {path}: {error}") from error
+            self.changes.append(_Exchange(place, operation, path, new[id(module)]))
+
+    def _calls_of(self, functions: frozenset[Any]) -> list[str]:
+        """Paths of the modules, not torch's own, that call one of the functions themselves."""
+        with fake_tensors() as mode, hooks_set_aside(self.model), modules_that_call(self.model, functions) as callers:
+            self._run(mode)
+        return [path for path in callers if not _is_of_torch(self.model.get_submodule(path))]
+
+    def _exchange_functions(self, place: str, calls: list[str], functions: frozenset[Any], operation: Replace) -> None:
+        for path in calls:
+            block = self.model.get_submodule(path)
+            where = path or f"the {original_class(block).__name__} itself"
+            try:
+                graph = self._graph(path, block)
+            except NoPlace as reason:
+                self.unreached.append(f"{where} {reason}")
+                continue
+            for node in [node for node in graph.nodes if node.op != "call_module" and node.target in functions]:
+                insertion = self._note(place, path, block, operation, path, f"in place of {node.name}", opens=True)
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(graph.call_module(insertion.name, (node.args[0],)))
+                graph.erase_node(node)
+
+    def _blocks_under(self, path: str, module: nn.Module, reasons: list[str]) -> list[tuple[str, nn.Module]]:
+        """The blocks from ``module`` down: the outermost that add a residual branch, or else the innermost that concatenate."""
+        graph = None
+        with contextlib.suppress(NoPlace):
+            graph = self._graph(path, module)
+        if graph is not None and residual_edges(module, graph):
+            return [(path, module)]
+        inner = [
+            block for name, child in module.named_children() for block in self._blocks_under(f"{path}.{name}", child, reasons)
+        ]
+        if not inner and graph is not None:
+            if concatenates(graph):
+                return [(path, module)]
+            reasons.append(f"{path} does not add a residual branch")
+        return inner
 
     def _graph(self, path: str, module: nn.Module) -> fx.Graph:
         """The draft of a block's graph, with what the operations before have put into it."""
@@ -166,61 +268,136 @@ class _Planner:
                 raise
         return self.graphs[path]
 
-    def _insert(self, place: str, path: str, block: nn.Module, edge: Edge, operation: Operation) -> None:
+    def _insert(self, place: str, path: str, block: nn.Module, edge: Edge, operation: Wrap) -> None:
         insertion = self._note(place, path, block, operation, path, edge.text, opens=True)
         insert(self.graphs[path], edge, insertion.name)
 
     def _note(
-        self, place: str, path: str, module: nn.Module, operation: Operation, parent: str, text: str, opens: bool = False
+        self,
+        place: str,
+        path: str,
+        module: nn.Module,
+        operation: Wrap | Replace,
+        parent: str,
+        text: str,
+        opens: bool = False,
     ) -> _Insertion:
         if self.names_of[id(module)] > 1:
             raise PatchError(f"{place}: {path} has several names in the model, and cannot be changed under one of them")
         base = re.sub(r"\W", "_", registry.canonical_name(operation.type))
         name, number = base, 0
         holder = self.model.get_submodule(parent) if parent in self.taken else nn.Sequential()
-        while hasattr(holder, name) or hasattr(OpenedBlock, name) or f"{parent}.{name}" in self.taken:
+        while hasattr(holder, name) or hasattr(OpenedBlock, name) or f"{parent}.{name}".lstrip(".") in self.taken:
             number += 1
             name = f"{base}_{number}"
-        insertion = _Insertion(place, operation, path, name, f"{parent}.{name}", text, opens)
+        insertion = _Insertion(place, operation, path, name, f"{parent}.{name}".lstrip("."), text, opens)
         self.taken.add(insertion.child_path)
-        self.insertions.append(insertion)
+        self.changes.append(insertion)
         return insertion
 
-    def finish(self) -> Plan:
-        changed = list(dict.fromkeys(insertion.path for insertion in self.insertions))
+    def finish(self, patches: Mapping[str, Any]) -> Plan:
+        self._check_order()
         opened = {insertion.path for insertion in self.insertions if insertion.opens}
         found = {}
-        for path in changed:
+        for path in dict.fromkeys(change.path for change in self.changes):
             module = self.model.get_submodule(path)
             found[path] = module, module.code if isinstance(module, OpenedBlock) else None
         with fake_tensors() as mode:
-            if self.insertions:
+            if self.changes:
                 self._probe(mode, opened)
             checked: dict[str, int] = {}
-            edits = tuple(self._check(insertion, checked) for insertion in self.insertions)
-        return Plan(self.model, edits, self.input_shape, found, {path: self.graphs[path] for path in opened})
+            edits = tuple(
+                self._check(change, checked) if isinstance(change, _Insertion) else self._check_exchange(mode, change)
+                for change in self.changes
+            )
+        return Plan(
+            model=self.model,
+            patches=patches,
+            edits=edits,
+            unreached=tuple(dict.fromkeys(self.unreached)),
+            input_shape=self.input_shape,
+            _found=found,
+            _graphs={path: self.graphs[path] for path in opened},
+            _replacements={exchange.path: exchange.replacement for exchange in self.exchanges},
+        )
+
+    def _check_order(self) -> None:
+        """What is put into a module, or behind it, must not go with it: all modules make way first."""
+        paths = [exchange.path for exchange in self.exchanges]
+        for path, count in Counter(paths).items():
+            if count > 1:
+                second = [exchange for exchange in self.exchanges if exchange.path == path][1]
+                raise PatchError(f"{second.place}: {path} makes way for two others; name one")
+        for number, change in enumerate(self.changes):
+            for other_number, exchange in enumerate(self.changes):
+                if not isinstance(exchange, _Exchange) or exchange is change:
+                    continue
+                behind = change.path == exchange.path and isinstance(change, _Insertion)
+                allowed = behind and not cast(_Insertion, change).opens and number > other_number
+                if change.path.startswith(f"{exchange.path}.") or (behind and not allowed):
+                    raise PatchError(
+                        f"{change.place}: {change.path} is changed here, and {exchange.path} makes way by {exchange.place}; "
+                        "apply one of them after the other"
+                    )
+
+    def _run(self, mode: FakeTensorMode) -> None:
+        try:
+            run_fake(mode, self.model, self.input_shape)
+        except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+            shape = "×".join(map(str, self.input_shape))
+            message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise PatchError(
+                f"the model does not run on a batch of {shape}, so that no shapes are known ({message}); give example_input"
+            ) from error
 
     def _probe(self, mode: FakeTensorMode, opened: set[str]) -> None:
         """Run the model on fake tensors, and note what each new module will be given."""
         by_path: dict[str, list[_Insertion]] = {}
         for insertion in self.insertions:
             by_path.setdefault(insertion.path, []).append(insertion)
-        try:
-            with hooks_set_aside(self.model):
-                for path, insertions in by_path.items():
-                    module = self.model.get_submodule(path)
-                    if path in opened:
-                        interpreter = _DraftInterpreter(module, self.graphs[path], insertions)
-                        module.register_forward_pre_hook(interpreter.hook, with_kwargs=True)
-                    else:
-                        module.register_forward_hook(_OutputHook(insertions))
-                run_fake(mode, self.model, self.input_shape)
-        except (RuntimeError, TypeError, ValueError) as error:
-            shape = "×".join(map(str, self.input_shape))
-            message = str(error).strip().splitlines()[0]
-            raise PatchError(
-                f"the model does not run on a batch of {shape}, so that no shapes are known ({message}); give example_input"
-            ) from error
+        with hooks_set_aside(self.model):
+            trail = Trail(self.model)
+            for path, insertions in by_path.items():
+                module = self.model.get_submodule(path)
+                if path in opened:
+                    interpreter = _DraftInterpreter(module, self.graphs[path], insertions, trail)
+                    module.register_forward_pre_hook(interpreter.hook, with_kwargs=True)
+                else:
+                    module.register_forward_hook(_OutputHook(insertions, trail))
+            for exchange in self.exchanges:
+                self.model.get_submodule(exchange.path).register_forward_hook(_CallHook(exchange))
+            self._run(mode)
+
+    def _check_exchange(self, mode: FakeTensorMode, exchange: _Exchange) -> Edit:
+        """Run the new module on what the old one was given: it must give the same shapes."""
+        where = f"{exchange.place}: {exchange.path}"
+        new, operation = exchange.replacement.module, exchange.operation
+        for args, given in exchange.seen:
+            tensors = {**dict(new.named_parameters()), **dict(new.named_buffers())}
+            try:
+                out = functional_call(new, {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}, args)
+            except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+                raise PatchError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+            if not isinstance(given, Tensor) or not isinstance(out, Tensor) or out.shape != given.shape:
+                was = list(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
+                gives = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+                what = "the identity" if isinstance(operation, Remove) else f"'{operation.type}'"
+                raise PatchError(f"{where}: {what} gives {gives} there, and the module that is to make way {was}")
+        old = self.model.get_submodule(exchange.path)
+        sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (new, old)]
+        like = next(old.parameters(), next(self.model.parameters(), torch.empty(0)))
+        return Edit(
+            path=exchange.path,
+            child_path=exchange.path,
+            place=f"the place of {original_class(old).__name__}",
+            block="identity" if isinstance(operation, Remove) else registry.canonical_name(operation.type),
+            params={} if isinstance(operation, Remove) else operation.params,
+            parameters=sizes[0] - sizes[1],
+            device=like.device,
+            dtype=like.dtype,
+            replaced=Replaced(old, sample_of(exchange.seen), exchange.replacement.carried, exchange.replacement.exact),
+            note=exchange.replacement.note,
+        )
 
     def _check(self, insertion: _Insertion, checked: dict[str, int]) -> Edit:
         """Make the block on fake tensors and run it, so that whatever it refuses is refused here."""
@@ -229,17 +406,20 @@ class _Planner:
         if not insertion.seen:
             raise PatchError(f"{where}: no tensor passes there; {insertion.path} is not run by the model, or returns none")
         seen = insertion.seen[0]
-        if len({tensor.shape[1:2] for tensor in insertion.seen}) > 1:
-            widths = ", ".join(str(tensor.size(1)) for tensor in insertion.seen)
-            raise PatchError(f"{where}: {insertion.path} is called with different numbers of channels ({widths}); use 'inject'")
         if seen.dim() < 2:
             raise PatchError(f"{where}: the tensor there has no channels, its shape is {list(seen.shape)}")
         name = registry.canonical_name(operation.type)
-        params = _complete(name, operation, seen.size(1))
-        key = f"{name} {params} {seen.shape} {seen.dtype} {seen.device}"
+        reads_channels = isinstance(operation, Wrap) and not getattr(registry.get(name), "any_layout", False)
+        channel_dim = insertion.channel_dim if reads_channels and seen.dim() > 2 else 1
+        widths = [tensor.size(channel_dim) for tensor in insertion.seen]
+        if reads_channels and len(set(widths)) > 1:
+            found = ", ".join(map(str, widths))
+            raise PatchError(f"{where}: {insertion.path} is called with different numbers of channels ({found}); use 'inject'")
+        params = _complete(name, operation, widths[0])
+        key = f"{name} {params} {seen.shape} {channel_dim} {seen.dtype} {seen.device}"
         if key not in checked:
             try:
-                block = _make(name, params, seen.device, seen.dtype)
+                block = _make(name, params, seen.device, seen.dtype, channel_dim)
                 like = next(block.parameters(), seen)
                 out = block(torch.empty_like(seen, dtype=like.dtype))
             except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
@@ -248,39 +428,74 @@ class _Planner:
                 found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise PatchError(f"{where}: block '{name}' must keep the shape {list(seen.shape)}, but gives {found}")
             checked[key] = sum(parameter.numel() for parameter in block.parameters())
-        return Edit(insertion.path, insertion.child_path, insertion.text, name, params, checked[key], seen.device, seen.dtype)
+        return Edit(
+            path=insertion.path,
+            child_path=insertion.child_path,
+            place=insertion.text,
+            block=name,
+            params=params,
+            parameters=checked[key],
+            device=seen.device,
+            dtype=seen.dtype,
+            channel_dim=channel_dim,
+        )
 
 
 class _DraftInterpreter(fx.Interpreter):
     """Runs the draft of a block's graph, in which the new modules do not exist yet: they hand on what they are given."""
 
-    def __init__(self, block: nn.Module, graph: fx.Graph, insertions: list[_Insertion]) -> None:
+    def __init__(self, block: nn.Module, graph: fx.Graph, insertions: list[_Insertion], trail: Trail) -> None:
         super().__init__(block, graph=graph)
         self.new = {insertion.name: insertion for insertion in insertions}
+        self.trail = trail
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        names = [str(node.target) for node in self.graph.nodes if node.op == "placeholder"]
-        self.run(*args, *(kwargs[name] for name in names[len(args) :] if name in kwargs))
+        inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
+        values = [*args, *(kwargs[str(node.target)] for node in inputs[len(args) :] if str(node.target) in kwargs)]
+        for node, value in zip(inputs, values, strict=False):
+            if isinstance(value, list) and all(isinstance(item, Tensor) for item in value):
+                # DenseNet's layers take a tensor or a list of them; TorchScript wants to know which.
+                node.type = list[Tensor]
+        self.run(*values)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target not in self.new:
             return super().call_module(target, args, kwargs)
         if isinstance(args[0], Tensor):
             self.new[target].seen.append(args[0])
+            self.new[target].channel_dim = self.trail.channel_dim(args[0])
         return args[0]
 
 
 class _OutputHook:
-    def __init__(self, insertions: list[_Insertion]) -> None:
+    def __init__(self, insertions: list[_Insertion], trail: Trail) -> None:
         self.insertions = insertions
+        self.trail = trail
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
             for insertion in self.insertions:
                 insertion.seen.append(output)
+                insertion.channel_dim = self.trail.channel_dim(output)
 
 
-def _check_block(block: str, operation: Operation) -> None:
+class _CallHook:
+    def __init__(self, exchange: _Exchange) -> None:
+        self.exchange = exchange
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.exchange.seen.append((args, output))
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return original_class(module).__module__.partition(".")[0] == "torch"
+
+
+def _edits(model: nn.Module) -> tuple[Edit, ...]:
+    return model._hybrid_state.edits if isinstance(model, HybridModel) else ()
+
+
+def _check_block(block: str, operation: Wrap) -> None:
     accepted = registry.parameters_of(registry.get(block))
     identity = accepted is None or "init" in accepted or getattr(registry.get(block), "starts_as_identity", False)
     if not identity and operation.init == "identity":
@@ -294,21 +509,23 @@ def _check_block(block: str, operation: Operation) -> None:
             raise ValueError(f"'{reserved}' is that of the place, and cannot be given")
 
 
-def _complete(name: str, operation: Operation, channels: int) -> dict[str, Any]:
+def _complete(name: str, operation: Wrap | Replace, channels: int) -> dict[str, Any]:
     """The arguments of a block: those given, the channels, and the way it starts."""
     accepted = registry.parameters_of(registry.get(name)) or {}
     known: dict[str, Any] = {key: channels for key in _CHANNEL_PARAMETERS if key in accepted}
-    if "init" in accepted:
+    if "init" in accepted and isinstance(operation, Wrap):
         known["init"] = operation.init
     return {**known, **operation.params}
 
 
-def _make(name: str, params: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _make(name: str, params: Mapping[str, Any], device: torch.device, dtype: torch.dtype, channel_dim: int) -> nn.Module:
     """The block on a device; of a type only where it takes one, because fake tensors cannot be converted in place."""
     accepted = registry.parameters_of(registry.get(name)) or {}
     options = {"device": device, "dtype": dtype}
     with device:
         block: nn.Module = registry.get(name)(**params, **{key: value for key, value in options.items() if key in accepted})
+    if channel_dim == -1:
+        extend(block, OnTokens)
     return block
 
 
@@ -326,31 +543,73 @@ def apply(plan: Plan) -> HybridModel:
     for path, (module, code) in plan._found.items():
         if modules.get(path) is not module or (isinstance(module, OpenedBlock) and module.code != code):
             raise PatchError(f"{path} has changed since the plan was made, or the plan has been applied; plan again")
-    for edit in plan.edits:
+    insertions = [edit for edit in plan.edits if edit.replaced is None]
+    for edit in insertions:
         if edit.child_path in modules:
             raise PatchError(f"{edit.child_path} exists by now: the model has changed since the plan was made; plan again")
     blocks: dict[str, dict[str, nn.Module]] = {}
-    for edit in plan.edits:
-        block = _make(edit.block, edit.params, edit.device, edit.dtype).to(edit.dtype)
+    for edit in insertions:
+        block = _make(edit.block, edit.params, edit.device, edit.dtype, edit.channel_dim).to(edit.dtype)
         block.train(plan._found[edit.path][0].training)
         blocks.setdefault(edit.path, {})[edit.child_path.rpartition(".")[2]] = block
     opened = {
-        path: OpenedBlock.open(plan._found[path][0], copy.deepcopy(graph), blocks[path]) for path, graph in plan._graphs.items()
+        path: OpenedBlock.open(plan._found[path][0], copy.deepcopy(graph), blocks[path])
+        for path, graph in plan._graphs.items()
+        if path
     }
+    drift = _Drift(model, plan) if any(edit.replaced and not edit.replaced.exact for edit in plan.edits) else None
     # From here on nothing fails. Outer blocks first: an inner one is then put into the opened outer one.
-    for path in sorted(blocks, key=lambda path: path.count(".")):
-        _install(model, path, opened.get(path), blocks[path])
     hybrid = become_hybrid(model)
-    note(hybrid, edits=(*hybrid._hybrid_state.edits, *plan.edits), input_shape=plan.input_shape)
+    for path in sorted(opened, key=lambda path: path.count(".")):
+        _replace(model, path, opened[path])
+    for path, replacement in plan._replacements.items():
+        _replace(model, path, replacement.module)
+    for path in blocks:
+        if not path:
+            open_root(model, copy.deepcopy(plan._graphs[""]), blocks[""])
+        elif path not in opened:
+            _append(model, path, blocks[path])
+    state = hybrid._hybrid_state
+    patches = (*state.patches, plan.patches) if plan.patches else state.patches
+    unreached = (*state.unreached, *plan.unreached)
+    note(hybrid, edits=(*state.edits, *plan.edits), patches=patches, unreached=unreached, input_shape=plan.input_shape)
+    if drift is not None:
+        note(hybrid, drift=drift.measured())
     return hybrid
 
 
-def _install(model: nn.Module, path: str, opened: OpenedBlock | None, blocks: Mapping[str, nn.Module]) -> None:
-    if opened is not None:
-        _replace(model, path, opened)
-        return
+class _Drift:
+    """How far the logits of a model move while it is changed: by two random images, in evaluation mode."""
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self.model = model
+        like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(2, *plan.input_shape, generator=generator).to(like)
+        self.before = self._logits()
+
+    def _logits(self) -> Tensor | None:
+        if self.x.is_meta:
+            return None
+        modes = {module: module.training for module in self.model.modules()}
+        try:
+            with torch.no_grad():
+                out = self.model.eval()(self.x)
+            return out.double() if isinstance(out, Tensor) else None
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def measured(self) -> float | None:
+        after = self._logits()
+        if self.before is None or after is None:
+            return None
+        return float((after - self.before).abs().max() / self.before.abs().max().clamp(min=1e-30))
+
+
+def _append(model: nn.Module, path: str, blocks: Mapping[str, nn.Module]) -> None:
     module = model.get_submodule(path)
-    if not isinstance(module, nn.Sequential):
+    if type(module).forward is not nn.Sequential.forward:
         if not isinstance(module, Followed):
             module.add_module("after", nn.Sequential().train(module.training))
             extend(module, Followed)
@@ -382,7 +641,11 @@ def unpatch(model: nn.Module) -> nn.Module:
     unfuse(model)
     for edit in reversed(model._hybrid_state.edits):
         module = model.get_submodule(edit.path)
-        if isinstance(module, OpenedBlock):
+        if edit.replaced is not None:
+            _replace(model, edit.path, edit.replaced.put_back(module))
+        elif module is model:
+            close_root(model)
+        elif isinstance(module, OpenedBlock):
             _replace(model, edit.path, module.close())
         elif isinstance(module, Followed):
             del module.after
@@ -390,5 +653,6 @@ def unpatch(model: nn.Module) -> nn.Module:
         elif isinstance(module, nn.Sequential):
             module._modules.pop(edit.child_path.rpartition(".")[2])
     del model._hybrid_state
+    model.__dict__.pop("_known_anatomy", None)
     restore_class(model)
     return model

@@ -9,7 +9,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from .probe import count_flops
+from .probe import count_flops, count_flops_and_positions
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A module that made way.
+
+    Attributes:
+        module: itself, with the tensors that go on shared with the new one.
+        sample: shape of one sample of what it is given, where that is one tensor.
+        carried: names of its tensors that go on in the new one.
+        exact: whether the new one is the same function.
+    """
+
+    module: nn.Module
+    sample: tuple[int, ...] | None
+    carried: tuple[str, ...]
+    exact: bool
+
+    def put_back(self, new: nn.Module) -> nn.Module:
+        """The old module, with what it shared with the new one as that is now."""
+        tensors = dict(new.state_dict(keep_vars=True))
+        for name in self.carried:
+            holder, _, tensor = name.rpartition(".")
+            old = self.module.get_submodule(holder)
+            if name not in tensors or tensors[name].shape != self.module.state_dict()[name].shape:
+                continue
+            (old._parameters if tensor in old._parameters else old._buffers)[tensor] = tensors[name]
+        like = next(new.parameters(), None)
+        return (self.module if like is None else self.module.to(like.device, like.dtype)).train(new.training)
 
 
 @dataclass(frozen=True)
@@ -18,13 +47,16 @@ class Edit:
 
     Attributes:
         path: of the module that is changed.
-        child_path: of the new module.
+        child_path: of the new module; ``path`` itself where a module was replaced.
         place: where within ``path``, in words.
         block: registered name.
         params: the arguments that the block is made with, but for device and dtype.
-        parameters: how many parameters it has.
+        parameters: how many parameters it has; more than the one that it replaced.
         device: where they are.
         dtype: their type.
+        channel_dim: where the channels of what it sees are, 1 or -1.
+        replaced: the module that made way, if one did.
+        note: what is to be said of it.
     """
 
     path: str
@@ -35,47 +67,71 @@ class Edit:
     parameters: int
     device: torch.device
     dtype: torch.dtype
+    channel_dim: int = 1
+    replaced: Replaced | None = None
+    note: str = ""
 
     def __str__(self) -> str:
         params = ", ".join(f"{key}={value}" for key, value in self.params.items())
-        return f"{self.child_path}: {self.block}({params}) at {self.place}, {self.parameters:,} parameters"
+        at = "in" if self.replaced else "at"
+        count = f"{self.parameters:+,}" if self.replaced else f"{self.parameters:,}"
+        text = f"{self.child_path}: {self.block}({params}) {at} {self.place}, {count} parameters"
+        return f"{text}; {self.note}" if self.note else text
+
+    @property
+    def new_tensors(self) -> tuple[str, ...]:
+        """Names, or beginnings of names, of tensors that the original model has not."""
+        return (f"{self.child_path}.",)
 
 
 @dataclass(frozen=True)
-class HeadChange:
-    """The last layer, where it was changed.
-
-    Attributes:
-        path: of the layer.
-        in_features: its inputs.
-        classes_before: its outputs in the original.
-        classes: its outputs now; 0 where it is gone.
-        bias: whether it adds a bias.
-        dropout: probability of the dropout before it.
-    """
+class HeadLayer:
+    """A last layer as it was: its path, its inputs, its classes, and whether it adds a bias."""
 
     path: str
     in_features: int
     classes_before: int
-    classes: int
     bias: bool
+
+
+@dataclass(frozen=True)
+class HeadChange:
+    """The last layers, where they were changed.
+
+    Attributes:
+        layers: as they were; the model's own first, then those of its auxiliary heads.
+        classes: how many there are now; 0 where the layers are gone.
+        dropout: probability of the dropout before them.
+        hidden: widths of the hidden layers before them.
+        keep_classes: which of the old classes are the first of the new ones.
+    """
+
+    layers: tuple[HeadLayer, ...]
+    classes: int
     dropout: float
+    hidden: tuple[int, ...] = ()
+    keep_classes: tuple[int, ...] = ()
 
-    def parameters(self, classes: int) -> int:
-        return (self.in_features + self.bias) * classes
-
-    def flops(self, classes: int) -> int:
-        return 2 * self.in_features * classes
+    @property
+    def is_new(self) -> bool:
+        """Whether the layers have other parameters than before."""
+        return self.classes != self.layers[0].classes_before or bool(self.hidden or self.keep_classes)
 
     def __str__(self) -> str:
+        first = self.layers[0]
+        paths = ", ".join(layer.path for layer in self.layers)
         if self.classes == 0:
-            return f"{self.path}: removed, the model gives {self.in_features} features"
+            return f"{paths}: removed, the model gives {first.in_features} features"
         changes = []
-        if self.classes != self.classes_before:
-            changes.append(f"new, {self.classes} classes in place of {self.classes_before}")
+        if self.classes != first.classes_before:
+            changes.append(f"new, {self.classes} classes in place of {first.classes_before}")
+        if self.keep_classes:
+            changes.append(f"the first {len(self.keep_classes)} are old ones")
+        if self.hidden:
+            changes.append(f"hidden layers of {', '.join(map(str, self.hidden))} before it")
         if self.dropout:
             changes.append(f"dropout {self.dropout:g} before it")
-        return f"{self.path}: {', '.join(changes)}"
+        return f"{paths}: {', '.join(changes)}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +166,9 @@ class WeightsMatch:
 class BuildReport:
     """What a hybrid model was made of, and what it costs against the original.
 
-    FLOPs are those of one sample of ``input_shape``, two for each multiply-add.
+    FLOPs are those of one sample of ``input_shape``, two for each multiply-add. ``unreached`` says where an activation stays
+    that was to be replaced, and ``drift`` how far the logits moved by replacing modules, as a share of the largest; None where
+    nothing was replaced by another function.
     """
 
     backbone: str
@@ -122,6 +180,8 @@ class BuildReport:
     flops_before: int
     flops_after: int
     input_shape: tuple[int, ...]
+    unreached: tuple[str, ...] = ()
+    drift: float | None = None
 
     def __str__(self) -> str:
         size = "×".join(map(str, self.input_shape))
@@ -129,6 +189,9 @@ class BuildReport:
         lines += [f"  {edit}" for edit in self.edits]
         if self.head is not None:
             lines.append(f"  {self.head}")
+        lines += [f"  not reached: {text}" for text in self.unreached]
+        if self.drift is not None:
+            lines.append(f"logits      moved by {self.drift:.1%} of the largest, on random images; fine-tune, or calibrate norms")
         lines.append(f"weights     {self.weights or 'random'}")
         lines.append(f"parameters  {_against(self.parameters_before, self.parameters_after, 1e6, 'M')}")
         lines.append(f"FLOPs       {_against(self.flops_before, self.flops_after, 1e9, 'G')} ({size})")
@@ -141,6 +204,60 @@ def _against(before: int, after: int, unit: float, name: str) -> str:
     return f"{before / unit:.3f} {name} -> {after / unit:.3f} {name} ({(after - before) / before:+.2%})"
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Parameters and FLOPs of a part of a model, before it was changed and after."""
+
+    parameters_before: int
+    parameters_after: int
+    flops_before: int
+    flops_after: int
+
+
+class Costs:
+    """Counts what the parts of a changed model have and cost; the original is what remains without the new modules, and with
+    the old ones.
+
+    Args:
+        model: as it is now.
+        edits: what was changed in it.
+        head: how its last layers were changed.
+        input_shape: of the sample that FLOPs are counted for.
+    """
+
+    def __init__(
+        self, model: nn.Module, edits: tuple[Edit, ...], head: HeadChange | None, input_shape: tuple[int, ...]
+    ) -> None:
+        self.model = model
+        self.edits = edits
+        self.heads = head.layers if head is not None else ()
+        self.flops, self.positions = count_flops_and_positions(model, input_shape, [layer.path for layer in self.heads])
+
+    def of(self, path: str = "") -> Cost:
+        """Of the module at ``path``; ``""`` is the model."""
+        parameters = before = sum(parameter.numel() for parameter in self.model.get_submodule(path).parameters())
+        flops = flops_before = self.flops.get(path, 0)
+        for edit in self.edits:
+            if not _is_in(edit.child_path, path):
+                continue
+            before -= edit.parameters
+            flops_before -= self.flops.get(edit.child_path, 0)
+            if edit.replaced is not None and edit.replaced.sample is not None:
+                flops_before += count_flops(edit.replaced.module, edit.replaced.sample)[""]
+        for layer in self.heads:
+            if not _is_in(layer.path, path):
+                continue
+            own = sum(parameter.numel() for parameter in self.model.get_submodule(layer.path).parameters())
+            before += (layer.in_features + layer.bias) * layer.classes_before - own
+            old = 2 * layer.in_features * layer.classes_before * self.positions.get(layer.path, 0)
+            flops_before += old - self.flops.get(layer.path, 0)
+        return Cost(before, parameters, flops_before, flops)
+
+
+def _is_in(path: str, part: str) -> bool:
+    return not part or f"{path}.".startswith(f"{part}.")
+
+
 def build_report(
     model: nn.Module,
     backbone: str | None,
@@ -148,23 +265,21 @@ def build_report(
     head: HeadChange | None,
     weights: WeightsMatch | None,
     input_shape: tuple[int, ...],
+    unreached: tuple[str, ...] = (),
+    drift: float | None = None,
 ) -> BuildReport:
-    """Count what a model has and costs; the original is what remains without the new modules, and with the old head."""
-    flops = count_flops(model, input_shape)
-    parameters_after = sum(parameter.numel() for parameter in model.parameters())
-    parameters_before = parameters_after - sum(edit.parameters for edit in edits)
-    flops_before = flops[""] - sum(flops.get(edit.child_path, 0) for edit in edits)
-    if head is not None:
-        parameters_before += head.parameters(head.classes_before) - head.parameters(head.classes)
-        flops_before += head.flops(head.classes_before) - head.flops(head.classes)
+    """Say what was changed, and count what it costs."""
+    cost = Costs(model, edits, head, input_shape).of()
     return BuildReport(
         backbone=backbone or type(model).__name__,
         edits=edits,
         head=head,
         weights=weights,
-        parameters_before=parameters_before,
-        parameters_after=parameters_after,
-        flops_before=flops_before,
-        flops_after=flops[""],
+        parameters_before=cost.parameters_before,
+        parameters_after=cost.parameters_after,
+        flops_before=cost.flops_before,
+        flops_after=cost.flops_after,
         input_shape=input_shape,
+        unreached=unreached,
+        drift=drift,
     )

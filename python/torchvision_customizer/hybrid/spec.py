@@ -1,7 +1,7 @@
 """What a patch may say, as typed objects; no torch here.
 
-``patches`` maps a target to an operation, or to a list of them. An operation is ``{wrap: BLOCK}`` or ``{inject: BLOCK}``; a
-block is a name, or ``{type, params, at, init}``.
+``patches`` maps a target to an operation, or to a list of them. An operation is ``{wrap: BLOCK}``, ``{inject: BLOCK}``,
+``{replace: BLOCK}`` or ``{remove: true}``; a block is a name, or ``{type, params, at, init}``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,38 @@ PLACES = ("auto", "residual", "residual[i]", "input", "output", "before:NAME", "
 _PLACE_PATTERN = r"^(auto|input|output|residual(\[\d+\])?|(before|after):[\w.]+(\[\d+\])?)$"
 
 
-class Wrap(BaseModel):
+class Operation(BaseModel):
+    """What happens at a target."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    operation: ClassVar[str]
+
+
+class _WithBlock(Operation):
+    type: str = Field(validation_alias=AliasChoices("type", "block"))
+    params: dict[str, Any] = {}
+
+
+class Replace(_WithBlock):
+    """The named modules make way for others, which take over the weights that mean the same; see ``replacing.in_place_of``.
+
+    Of an activation that is named by its type, calls of its function in the forward of a block are replaced too.
+
+    Attributes:
+        type: a name of the registry (``block`` is its old name).
+        params: arguments of the block. What the old module says (channels, kernel, stride) need not be given.
+    """
+
+    operation: ClassVar[str] = "replace"
+
+
+class Remove(Operation):
+    """The named modules make way for the identity, where that keeps the shape."""
+
+    operation: ClassVar[str] = "remove"
+
+
+class Wrap(_WithBlock):
     """The output of exactly the named module goes through a block.
 
     Attributes:
@@ -26,11 +57,8 @@ class Wrap(BaseModel):
         init: ``identity`` lets the patched model start as the same function; ``paper`` gives the block as published.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     operation: ClassVar[str] = "wrap"
 
-    type: str = Field(validation_alias=AliasChoices("type", "block"))
-    params: dict[str, Any] = {}
     init: Literal["identity", "paper"] = "identity"
 
 
@@ -38,8 +66,8 @@ class Inject(Wrap):
     """A block goes into every block under the target, at a place within it.
 
     Attributes:
-        at: ``auto`` (``residual`` where a block adds); ``residual``, on the branch, before the last addition;
-            ``residual[i]``, before the i-th addition, counted from 0; ``input``; ``output``; ``before:NAME`` or ``after:NAME``,
+        at: ``auto`` (``residual`` where a block adds, ``output`` where it concatenates, and the end of each stage in a plain
+            stack of layers); ``residual``, on the branch, before the last addition; ``residual[i]``, before the i-th addition, counted from 0; ``input``; ``output``; ``before:NAME`` or ``after:NAME``,
             with ``[i]`` where the child is called several times.
         schedule: for a block with a ``drop_prob``. ``constant`` gives every block the same; with ``linear`` the l-th of L
             blocks gets l/L of it, as in the paper of stochastic depth.
@@ -58,8 +86,7 @@ class Inject(Wrap):
         return self.model_copy(update={"params": params})
 
 
-Operation = Wrap | Inject
-OPERATIONS: dict[str, type[Wrap]] = {kind.operation: kind for kind in (Wrap, Inject)}
+OPERATIONS: dict[str, type[Operation]] = {kind.operation: kind for kind in (Wrap, Inject, Replace, Remove)}
 # Names of version 2.1. There, inject_after put a block behind a module; "position" said so and was never read.
 _OLD_OPERATIONS = {"inject_after": "wrap"}
 
@@ -99,6 +126,10 @@ def _parse_operation(place: str, target: str, value: Any) -> tuple[str, str, Ope
     if kind is None:
         raise PatchError(f"{place}: unknown operation '{name}'{nearest(name, OPERATIONS)} (operations: {allowed})")
     place = f"{place}.{name}"
+    if kind is Remove:
+        if spec is not True:
+            raise PatchError(f"{place}: expected true, got {spec!r}")
+        spec = {}
     if isinstance(spec, str):
         spec = {"type": spec}
     if not isinstance(spec, Mapping):
@@ -111,7 +142,7 @@ def _parse_operation(place: str, target: str, value: Any) -> tuple[str, str, Ope
         raise PatchError(f"{place}{_first_problem(error, kind)}") from None
 
 
-def _first_problem(error: ValidationError, kind: type[Wrap]) -> str:
+def _first_problem(error: ValidationError, kind: type[Operation]) -> str:
     """The first of pydantic's findings, in one sentence."""
     problem = error.errors()[0]
     option = ".".join(str(part) for part in problem["loc"])

@@ -59,7 +59,7 @@ def resolve_weights(backbone: str, weights: Weights) -> Enum | Path | None:
     if not isinstance(weights, str | os.PathLike):
         raise WeightsError(f"weights must be a name, a member of {enum.__name__}, a path or None, got {weights!r}")
     if isinstance(weights, os.PathLike) or weights.endswith(SUFFIXES) or os.sep in weights:
-        return _existing_file(Path(weights))
+        return resolve_file(weights)
     enum_name, _, member = weights.rpartition(".")
     if enum_name not in ("", enum.__name__) or member not in enum.__members__:
         known = ["DEFAULT", *_names(enum)]
@@ -72,8 +72,13 @@ def _names(enum: type[Enum]) -> list[str]:
     return [member.name for member in enum]
 
 
-def _existing_file(path: Path) -> Path:
-    path = path.expanduser()
+def resolve_file(weights: str | os.PathLike[str]) -> Path:
+    """The file at a path.
+
+    Raises:
+        WeightsError: there is none; the message has the nearest name in its folder.
+    """
+    path = Path(weights).expanduser()
     if path.is_file():
         return path
     if path.is_dir():
@@ -155,15 +160,15 @@ def load(
     *,
     source: str,
     model_name: str,
-    head: str = "",
+    heads: Iterable[str] = (),
     new_head: bool = False,
     new_modules: Iterable[str] = (),
 ) -> WeightsMatch:
     """Load tensors into a model: all that it needs, or nothing.
 
     Args:
-        head: path of the last layer.
-        new_head: the file may lack the head, have one for another number of classes, or have one where the model has none.
+        heads: paths of the last layers.
+        new_head: the file may lack them, have some for another number of classes, or have some where the model has none.
         new_modules: paths of modules that the file may lack, each as a whole.
 
     Raises:
@@ -174,9 +179,10 @@ def load(
     misfits = {name: tensors[name].shape for name in own if name in tensors and tensors[name].shape != own[name].shape}
     missing = [name for name in own if name not in (*tensors, *lacking) and not _is_counter_of_old(name, tensors)]
     unknown = [name for name in tensors if name not in own]
-    in_head = {name for name in (*misfits, *missing, *unknown) if name.startswith(f"{head}.")} if head else set()
+    prefixes = tuple(f"{head}." for head in heads)
+    in_head = {name for name in (*misfits, *missing, *unknown) if prefixes and name.startswith(prefixes)}
     if new_head and in_head:
-        in_head = {name for name in (*own, *tensors) if name.startswith(f"{head}.")}
+        in_head = {name for name in (*own, *tensors) if name.startswith(prefixes)}
         misfits = {name: shape for name, shape in misfits.items() if name not in in_head}
         missing, unknown = ([name for name in names if name not in in_head] for names in (missing, unknown))
     if misfits or missing or unknown:
@@ -188,6 +194,15 @@ def load(
     loaded = {name: tensor for name, tensor in tensors.items() if name not in in_head}
     model.load_state_dict(loaded, strict=False)
     return match(model, source, loaded, lacking, new)
+
+
+def covers(tensors: Mapping[str, Tensor], model: nn.Module, heads: Iterable[str], new_modules: Iterable[str]) -> bool:
+    """Whether a file is one of the original: it has all that the model has but for its heads, and nothing of new modules."""
+    prefixes = tuple(f"{head}." for head in heads)
+    own = {name for name in model.state_dict() if not (prefixes and name.startswith(prefixes))}
+    new = tuple(f"{path}." for path in new_modules if not any(name.startswith(f"{path}.") for name in own))
+    whole = all(name in tensors or _is_counter_of_old(name, tensors) for name in own)
+    return whole and not (new and any(name.startswith(new) for name in tensors))
 
 
 def match(model: nn.Module, source: str, loaded: Iterable[str], lacking: Iterable[str], new: Iterable[str]) -> WeightsMatch:
