@@ -125,9 +125,9 @@ def unfreeze(model: nn.Module, patterns: str | Iterable[str]) -> None:
 class GradualUnfreezing:
     """Unfreezes a model level by level, from the output to the input.
 
-    It begins with the last level, which is the head, and new modules; all else is frozen, and what was frozen before counts for
-    nothing. Make the optimizer's groups first: frozen parameters have no gradient, and the optimizer passes over them until they
-    do.
+    It begins with the last level, which is the head, and new modules; all else is frozen, and what was frozen before counts
+    for nothing. Make the optimizer's groups first: frozen parameters have no gradient, and the optimizer passes over them
+    until they do.
 
         groups = parameter_groups(model, lr=1e-3, layer_decay=0.7)
         optimizer = torch.optim.AdamW(groups)
@@ -201,7 +201,7 @@ class GradualUnfreezing:
     def _update(self) -> None:
         frozen = self._frozen()
         _set_trainable(self.model, self.model.parameters(), True)
-        new_modules, new_head = _new_parameters(self.model)
+        _, new_head = _new_parameters(self.model)
         parameters = (p for level in self._levels[:frozen] for p in level.parameters.values())
         _set_trainable(self.model, (p for p in parameters if p not in new_head), False)
 

@@ -32,7 +32,8 @@ def find_levels(model: nn.Module, input_shape: tuple[int, ...], new_modules: Ite
 
     A level is a block: a residual block, an inception module, or, where there are no blocks, a single layer. Blocks are what
     the model runs, and what containers run that it runs. Containers are ``Sequential`` and ``ModuleDict``, and modules around
-    a container which run their children one after the other, as all of their class do, with nothing that passes one by.
+    a container or a ``ModuleList`` which run their children one after the other, with nothing that passes one by, as all of
+    their class do.
 
     - A module that has vectors only, a norm for instance, belongs to the level before it.
     - So do the parameters that a container has itself, a position embedding for instance.
@@ -179,4 +180,5 @@ class _Walk:
             return True
         if isinstance(module, Followed) or original_class(module) in self.branching:
             return False
-        return any(map(self._is_container, call.inner))
+        lists = (isinstance(child, nn.ModuleList | nn.ModuleDict) for child in module.children())  # those are not called
+        return any(lists) or any(map(self._is_container, call.inner))

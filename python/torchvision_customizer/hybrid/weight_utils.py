@@ -297,13 +297,14 @@ def _initialize(model: nn.Module, own: Mapping[str, Tensor], loaded: Iterable[st
 
 
 def _modules_to_initialize(model: nn.Module) -> Iterator[nn.Linear | _ConvNd]:
-    edits = model._hybrid_state.edits if isinstance(model, HybridModel) else ()
-    new_modules = {id(model.get_submodule(edit.child_path)) for edit in edits}
-    kept: set[int] = set()
+    new_modules: set[nn.Module] = set()
+    kept: set[nn.Module] = set()
     for module in model.modules():  # from the outside in
-        if id(module) in new_modules or f"{type(module).__module__}.".startswith(_BLOCKS):
-            kept |= {id(part) for part in module.modules()}
-        elif isinstance(module, nn.Linear | _ConvNd) and id(module) not in kept:
+        if isinstance(module, HybridModel):
+            new_modules |= {module.get_submodule(edit.child_path) for edit in module._hybrid_state.edits}
+        if module in new_modules or f"{type(module).__module__}.".startswith(_BLOCKS):
+            kept |= set(module.modules())
+        elif isinstance(module, nn.Linear | _ConvNd) and module not in kept:
             yield module
 
 
