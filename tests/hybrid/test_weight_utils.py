@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from torchvision_customizer._torchvision import models
+from torchvision_customizer.blocks import CBAMBlock, SEBlock
 from torchvision_customizer.errors import WeightsError
 from torchvision_customizer.hybrid import HybridBuilder, apply, plan
 from torchvision_customizer.hybrid.weight_utils import (
@@ -90,6 +91,13 @@ class TestPartialLoad:
         partial_load(model, original.state_dict(), verbose=False, init_new_layers=how)
         x = torch.randn(2, 3, 32, 32)
         assert torch.equal(model.eval()(x), original.eval()(x))
+
+    @pytest.mark.parametrize("how", ["kaiming", "xavier", "zero"])
+    def test_blocks_of_this_package_keep_their_start(self, how):
+        model = nn.Sequential(nn.Linear(8, 8), SEBlock(8, init="paper"), CBAMBlock(8, init="identity"))
+        before = values(model)
+        report = partial_load(model, {"0.weight": torch.eye(8)}, verbose=False, init_new_layers=how)
+        assert moved(model, before) == {"0.weight", "0.bias"} and report.newly_initialized == ["0.bias"]
 
     def test_a_tensor_that_has_two_names_is_loaded_once_for_both(self):
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
@@ -172,6 +180,7 @@ class TestErrors:
         ({"a.weight": torch.ones(1)}, {}, ["Sequential", "none of its 1 tensors fits", "'a.weight'", "'conv.weight'"]),
         ({"conv.weight": torch.ones(1)}, {}, ["none of its 1 tensors fits"]),
         ({}, {}, ["the mapping holds no state dict"]),
+        ({1: torch.ones(1)}, {}, ["no state dict, but the keys 1"]),
         ({"state": 1}, {}, ["no state dict, but the keys state"]),
         ("weights.pt", {}, ["there is no file weights.pt"]),
         (3, {}, ["a model, a state dict or a path", "3"]),

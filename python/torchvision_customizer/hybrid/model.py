@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from .backbones import Family, family_of, find_family
 from .opened import Extension, extend
@@ -112,11 +112,13 @@ class HybridModel(Extension):
         layer_decay: float = 1.0,
         new_lr: float | None = None,
         min_scale: float = 0.0,
+        *,
+        example_input: Tensor | tuple[int, ...] | None = None,
     ) -> list[dict[str, Any]]:
         """Groups for an optimizer of torch, with rates by depth; see ``finetuning.parameter_groups``."""
         from .finetuning import parameter_groups
 
-        return parameter_groups(self, lr, weight_decay, layer_decay, new_lr, min_scale)
+        return parameter_groups(self, lr, weight_decay, layer_decay, new_lr, min_scale, example_input=example_input)
 
     def unfreeze_all(self) -> None:
         """Let everything be trained again."""

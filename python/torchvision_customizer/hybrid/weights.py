@@ -154,7 +154,8 @@ def _find_state_dict(content: Any) -> dict[str, Tensor] | None:
         return None
     # Containers first: a checkpoint may have a tensor beside its state dict, the number of its steps for instance.
     inner = next((found for key in _CONTAINERS if (found := _find_state_dict(content.get(key))) is not None), None)
-    return inner or {name: value for name, value in content.items() if isinstance(value, Tensor)} or None
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return inner or tensors or None
 
 
 def bare_names(names: Iterable[str]) -> dict[str, str]:
