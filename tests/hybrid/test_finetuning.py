@@ -89,6 +89,22 @@ class TestLevels:
         assert list(levels[1].parameters) == [f"blocks.0.layers.{n}.{leaf}" for n in (0, 1) for leaf in ("weight", "bias")]
         assert list(levels[4].parameters) == ["a_head.weight", "a_head.bias", "aux.weight", "aux.bias"]
 
+    def test_an_addition_may_be_a_module(self):
+        class Add(nn.Module):
+            def forward(self, pair):
+                return torch.stack(pair).sum(0)
+
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+                self.add = Add()
+
+            def forward(self, x):
+                return self.add((self.layers(x), x))
+
+        assert [level.name for level in find_levels(nn.Sequential(Block(), Block()), (4,))] == ["0", "1"]
+
     @pytest.mark.parametrize("wrap", [nn.Sequential, AveragedModel])
     def test_do_not_change_with_a_wrapper(self, wrap):
         levels = find_levels(Net(), (4,))

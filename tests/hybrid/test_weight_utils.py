@@ -384,6 +384,12 @@ class TestMatching:
         found = match_state_dict(source, target, fuzzy_match=True)
         assert found["b.weight"] == "b.weight" and len(set(found.values())) == len(found)
 
+    def test_a_head_that_is_defined_first(self):
+        tensors = models.resnet18().state_dict()
+        rename = {name: name if name.startswith("fc.") else f"net.{name}" for name in tensors}
+        target = {rename[name]: tensors[name] for name in ("fc.weight", "fc.bias", *tensors)}
+        assert match_state_dict(tensors, target, fuzzy_match=True) == rename
+
     def test_is_the_same_in_every_process(self):
         """Defect 18: the result changed with PYTHONHASHSEED."""
         program = (

@@ -213,9 +213,8 @@ def match_state_dict(source: Source, target: Source, fuzzy_match: bool = False) 
     """
     a, b = get_layer_shapes(source), get_layer_shapes(target)
     exact = {name for name, shape in a.items() if b.get(name) == shape}
-    matches = {name: name for name in exact}
-    if fuzzy_match:
-        matches |= _align(a, b, exact)
+    # What is exact is so also where the alignment has to drop it, for the sake of others.
+    matches = (_align(a, b, exact) if fuzzy_match else {}) | {name: name for name in exact}
     return {name: matches[name] for name in a if name in matches}
 
 
@@ -342,11 +341,12 @@ def _matching(argument: str, patterns: Iterable[str], names: Iterable[str]) -> s
 def _align(source: Mapping[str, Sequence[int]], target: Mapping[str, Sequence[int]], exact: set[str]) -> dict[str, str]:
     """The best alignment of two lists of tensors: the longest common subsequence, with weights.
 
-    Exact matches are anchors that outweigh all others together; a pair outweighs what any names have in common.
+    A pair outweighs what all names have in common. Exact matches are pairs like others, so that a module that is defined at
+    another place does not part all that lies between.
     """
     a, b = list(source), list(target)
-    pair = 64
-    anchor = 2 * pair * (len(a) + len(b))
+    longest = 64  # segments of a name that count
+    pair = longest * (len(a) + 1)
 
     def key(name: str, shape: Sequence[int]) -> tuple[str, Sequence[int]]:
         return (name, ()) if name in exact else (f".{name.rpartition('.')[2]}", shape)
@@ -355,7 +355,7 @@ def _align(source: Mapping[str, Sequence[int]], target: Mapping[str, Sequence[in
     keys_b = [key(name, target[name]) for name in b]
 
     def score(i: int, j: int) -> int:
-        return anchor if a[i] in exact else pair + min(_common_end(a[i], b[j]), pair - 1)
+        return pair + min(_common_end(a[i], b[j]), longest)
 
     # best[i][j] is that of a[i:] and b[j:].
     best = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
@@ -374,8 +374,7 @@ def _align(source: Mapping[str, Sequence[int]], target: Mapping[str, Sequence[in
             i += 1
         else:
             j += 1
-    # Exact matches are such also where their order differs, and the alignment drops some.
-    return {name: partner for name, partner in matches.items() if name not in exact}
+    return matches
 
 
 def _common_end(a: str, b: str) -> int:
