@@ -151,6 +151,33 @@ class HybridModel(Extension):
             parameter.requires_grad_(any(name.startswith(f"{path}.") for path in trainable))
         self.train(self.training)
 
+    def freeze(self, *targets: str) -> None:
+        """Freeze modules by path, glob or type; see ``finetuning.freeze``."""
+        from .finetuning import freeze  # it imports this module
+
+        freeze(self, targets)
+
+    def unfreeze(self, *targets: str) -> None:
+        """Let modules be trained again, by path, glob or type; see ``finetuning.unfreeze``."""
+        from .finetuning import unfreeze
+
+        unfreeze(self, targets)
+
+    def parameter_groups(
+        self,
+        lr: float,
+        weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+        new_lr: float | None = None,
+        min_scale: float = 0.0,
+        *,
+        example_input: Tensor | tuple[int, ...] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Groups for an optimizer of torch, with rates by depth; see ``finetuning.parameter_groups``."""
+        from .finetuning import parameter_groups
+
+        return parameter_groups(self, lr, weight_decay, layer_decay, new_lr, min_scale, example_input=example_input)
+
     def unfreeze_all(self) -> None:
         """Let everything be trained again."""
         for parameter in self.parameters():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from ..errors import WeightsError, nearest
 from .report import WeightsMatch
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-# Where training programs keep the state dict in a checkpoint, and what wrappers put before each name.
-_CONTAINERS = ("state_dict", "model_state_dict", "model")
+# Where training programs keep the state dict in a checkpoint: averages only where there is nothing else.
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "ema")
+# What wrappers put before each name, and what torch's AveragedModel puts beside them.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_COUNTER_OF_AVERAGES = "n_averaged"
 
 Weights = str | os.PathLike[str] | Enum | None
 
@@ -130,23 +132,45 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         else:
             reason = f"it is damaged or of another kind ({_first_line(error)})"
         raise WeightsError(f"{path} cannot be read as weights: {reason}") from error
-    tensors = _state_dict_in(content)
+    tensors = state_dict_in(content, str(path))
+    return {bare: tensors[name] for name, bare in bare_names(tensors).items()}
+
+
+def state_dict_in(content: Any, source: str) -> dict[str, Tensor]:
+    """The state dict that an object is, or that is in it where it is a training checkpoint.
+
+    Raises:
+        WeightsError: there is none; the message begins with ``source``.
+    """
+    tensors = _find_state_dict(content)
     if tensors is None:
         found = f"the keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else type(content).__name__
-        raise WeightsError(f"{path} holds no state dict, but {found}")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        raise WeightsError(f"{source} holds no state dict, but {found}")
     return tensors
 
 
-def _state_dict_in(content: Any) -> dict[str, Tensor] | None:
+def _find_state_dict(content: Any) -> dict[str, Tensor] | None:
     if not isinstance(content, Mapping):
         return None
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if tensors:
-        return tensors
-    return next((found for key in _CONTAINERS if (found := _state_dict_in(content.get(key))) is not None), None)
+    # Containers first: a checkpoint may have a tensor beside its state dict, the number of its steps for instance.
+    inner = next((found for key in _CONTAINERS if (found := _find_state_dict(content.get(key))) is not None), None)
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return inner or tensors or None
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """By each name, what is left of it without what wrappers put before every one of them, however deep they are nested."""
+    names = list(names)
+    bare = {name: name for name in names if name != _COUNTER_OF_AVERAGES}
+    if not _common_prefix(bare.values()):
+        return {name: name for name in names}
+    while prefix := _common_prefix(bare.values()):
+        bare = {name: rest.removeprefix(prefix) for name, rest in bare.items()}
+    return bare
+
+
+def _common_prefix(names: Collection[str]) -> str:
+    return next((prefix for prefix in _PREFIXES if names and all(name.startswith(prefix) for name in names)), "")
 
 
 def _first_line(error: BaseException) -> str:
@@ -177,7 +201,7 @@ def load(
     own = model.state_dict()
     lacking = _lacking(own, tensors, new_modules)
     misfits = {name: tensors[name].shape for name in own if name in tensors and tensors[name].shape != own[name].shape}
-    missing = [name for name in own if name not in (*tensors, *lacking) and not _is_counter_of_old(name, tensors)]
+    missing = [name for name in own if name not in (*tensors, *lacking) and not is_counter_of_old(name, tensors)]
     unknown = [name for name in tensors if name not in own]
     prefixes = tuple(f"{head}." for head in heads)
     in_head = {name for name in (*misfits, *missing, *unknown) if prefixes and name.startswith(prefixes)}
@@ -186,7 +210,7 @@ def load(
         misfits = {name: shape for name, shape in misfits.items() if name not in in_head}
         missing, unknown = ([name for name in names if name not in in_head] for names in (missing, unknown))
     if misfits or missing or unknown:
-        problem = _misfit(own, tensors, misfits, missing, unknown)
+        problem = misfit(own, tensors, misfits, missing, unknown)
         if in_head and set((*misfits, *missing, *unknown)) == in_head:
             problem += "; give num_classes, the file's number to load its head or any other for a new one"
         raise WeightsError(f"{source} does not fit {model_name}: {problem}")
@@ -201,7 +225,7 @@ def covers(tensors: Mapping[str, Tensor], model: nn.Module, heads: Iterable[str]
     prefixes = tuple(f"{head}." for head in heads)
     own = {name for name in model.state_dict() if not (prefixes and name.startswith(prefixes))}
     new = tuple(f"{path}." for path in new_modules if not any(name.startswith(f"{path}.") for name in own))
-    whole = all(name in tensors or _is_counter_of_old(name, tensors) for name in own)
+    whole = all(name in tensors or is_counter_of_old(name, tensors) for name in own)
     return whole and not (new and any(name.startswith(new) for name in tensors))
 
 
@@ -220,7 +244,7 @@ def match(model: nn.Module, source: str, loaded: Iterable[str], lacking: Iterabl
     )
 
 
-def _is_counter_of_old(name: str, tensors: Mapping[str, Tensor]) -> bool:
+def is_counter_of_old(name: str, tensors: Mapping[str, Tensor]) -> bool:
     """Norms of files from before torch 0.4.1 have statistics, but do not count their batches."""
     norm, _, tensor = name.rpartition(".")
     return tensor == "num_batches_tracked" and f"{norm}.running_var" in tensors
@@ -236,10 +260,10 @@ def _lacking(own: Iterable[str], tensors: Mapping[str, Tensor], new_modules: Ite
     return lacking
 
 
-def _misfit(
+def misfit(
     own: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
-    misfits: Mapping[str, torch.Size],
+    misfits: Mapping[str, Sequence[int]],
     missing: list[str],
     unknown: list[str],
 ) -> str:
