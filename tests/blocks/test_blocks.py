@@ -10,16 +10,16 @@ from torchvision_customizer import ops, registry
 from torchvision_customizer.blocks import CBAMBlock, ChannelAttention, DropPath, ECABlock, GeM, SEBlock, SpatialAttention
 
 CHANNELS = 32
-# Arguments that a block needs besides the number of channels, by name.
-ARGUMENTS: dict[str, dict[str, object]] = {"drop_path": {"drop_prob": 0.5}}
+CHANNEL_PARAMETERS = ("channels", "in_channels", "out_channels", "dim", "num_features", "num_channels")
 
 
 def make(name, **more):
-    """The block ``name`` for CHANNELS channels."""
-    accepted = inspect.signature(registry.get(name)).parameters
-    known = {key: CHANNELS for key in ("channels", "in_channels", "out_channels", "dim") if key in accepted}
+    """The block ``name`` for CHANNELS channels, with the arguments of its example; device and dtype where it takes them."""
+    block = registry.get(name)
+    accepted = registry.parameters_of(block)
+    known = {key: CHANNELS for key in CHANNEL_PARAMETERS if key in accepted}
     known |= {key: value for key, value in more.items() if key in accepted or key not in ("device", "dtype")}
-    return registry.get(name, **known, **ARGUMENTS.get(name, {})) if known else registry.get(name)(**ARGUMENTS.get(name, {}))
+    return block(**known, **registry.info(name)["example"])
 
 
 def take_a_tail():
@@ -27,7 +27,7 @@ def take_a_tail():
 
 
 def start_as_identity():
-    return [name for name in registry.list() if "init" in inspect.signature(registry.get(name)).parameters]
+    return [name for name in registry.list() if "init" in registry.parameters_of(registry.get(name))]
 
 
 every_block = pytest.mark.parametrize("name", registry.list())
