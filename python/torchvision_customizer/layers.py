@@ -1,7 +1,8 @@
-"""Activations, norms and pools by name; without a name to look up, ``registry.get`` does the same for every block."""
+"""Activations, norms and pools by name, their short names of version 2.1 among them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import nn
@@ -24,7 +25,7 @@ def get_activation(name: str, **params: Any) -> nn.Module:
     Raises:
         ValueError: unknown name or argument, with the nearest one.
     """
-    return _make("activation", name, {}, params)
+    return _make("activation", name, {}, {}, params)
 
 
 def get_normalization(norm_type: str, num_channels: int, **params: Any) -> nn.Module:
@@ -39,7 +40,7 @@ def get_normalization(norm_type: str, num_channels: int, **params: Any) -> nn.Mo
     Raises:
         ValueError: unknown name or argument, with the nearest one.
     """
-    return _make("norm", norm_type, _NORMS, params, num_channels)
+    return _make("norm", norm_type, _NORMS, dict.fromkeys(("num_features", "num_channels", "normalized_shape"), num_channels), params)
 
 
 def get_pooling(
@@ -61,35 +62,28 @@ def get_pooling(
 
     Raises:
         ValueError: unknown name or argument, with the nearest one.
+        TypeError: an argument that has no default is missing.
     """
-    given = {"kernel_size": kernel_size, "stride": stride, "output_size": output_size}
-    return _make("pooling", pool_type, _POOLS, {**params, **{key: size for key, size in given.items() if size is not None}})
+    sizes = {"kernel_size": kernel_size, "stride": stride, "output_size": output_size}
+    params |= {key: size for key, size in sizes.items() if size is not None}
+    return _make("pooling", pool_type, _POOLS, {"kernel_size": 2, "output_size": 1}, params)
 
 
 def _make(
-    category: str, name: str, short: dict[str, str], params: dict[str, Any], num_channels: int | None = None
+    category: str, name: str, short: Mapping[str, str], defaults: Mapping[str, Any], params: Mapping[str, Any]
 ) -> nn.Module:
-    allowed = {**{alias: alias for alias in ("none", *short)}, **_names(category)}
-    found = {key.lower(): block for key, block in allowed.items()}.get(str(name).lower().strip())
-    if found is None:
+    """The block ``name`` of a category, or the identity; ``defaults`` are for parameters that have none of their own."""
+    allowed = {"none": "identity", **short, **_names(category)}
+    block = {key.lower(): block for key, block in allowed.items()}.get(str(name).lower().strip())
+    if block is None:
         known = ", ".join(sorted({"none", *short, *registry.list(category)}))
-        kind = {"activation": "activation", "norm": "norm", "pooling": "pool"}[category]
-        raise ValueError(f"unknown {kind} '{name}'{nearest(str(name), allowed)} (known: {known})")
-    if found == "none":
+        raise ValueError(f"unknown {category} '{name}'{nearest(str(name), allowed)} (known: {known})")
+    if block == "identity":
         return nn.Identity()
-    block = short.get(found, found)
     registry.check_parameters(block, params)
     accepted = registry.parameters_of(registry.get(block)) or {}
-    for key, default in (
-        ("num_features", num_channels),
-        ("num_channels", num_channels),
-        ("normalized_shape", num_channels),
-        ("kernel_size", 2),
-        ("output_size", 1),
-    ):
-        if key in accepted and accepted[key].default is accepted[key].empty and default is not None:
-            params = {key: default, **params}
-    return cast(nn.Module, registry.get(block)(**params))
+    needed = {key: value for key, value in defaults.items() if key in accepted and accepted[key].default is accepted[key].empty}
+    return cast(nn.Module, registry.get(block)(**{**needed, **params}))
 
 
 def _names(category: str) -> dict[str, str]:
