@@ -40,7 +40,9 @@ def get_normalization(norm_type: str, num_channels: int, **params: Any) -> nn.Mo
     Raises:
         ValueError: unknown name or argument, with the nearest one.
     """
-    return _make("norm", norm_type, _NORMS, dict.fromkeys(("num_features", "num_channels", "normalized_shape"), num_channels), params)
+    return _make(
+        "norm", norm_type, _NORMS, dict.fromkeys(("num_features", "num_channels", "normalized_shape"), num_channels), params
+    )
 
 
 def get_pooling(
