@@ -19,7 +19,7 @@ def get_activation(name: str, **params: Any) -> nn.Module:
     """An activation.
 
     Args:
-        name: ``relu``, ``gelu``, ``swish`` … (``registry.list("activation")``, their aliases, or ``none``); case does not count.
+        name: of ``registry.list("activation")``, an alias (``swish``), or ``none``; case does not count.
         **params: arguments of the activation.
 
     Raises:
@@ -40,9 +40,8 @@ def get_normalization(norm_type: str, num_channels: int, **params: Any) -> nn.Mo
     Raises:
         ValueError: unknown name or argument, with the nearest one.
     """
-    return _make(
-        "norm", norm_type, _NORMS, dict.fromkeys(("num_features", "num_channels", "normalized_shape"), num_channels), params
-    )
+    channels = dict.fromkeys(("num_features", "num_channels", "normalized_shape"), num_channels)
+    return _make("norm", norm_type, _NORMS, channels, params)
 
 
 def get_pooling(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -147,7 +148,7 @@ class _Request:
         place = {"device": self.device, "dtype": self.dtype}
         arguments |= {key: value for key, value in place.items() if key in self.accepted}
         try:
-            with self.device or torch.get_default_device():
+            with self.device or nullcontext():
                 module = self.block(**arguments)
         except (RuntimeError, TypeError, ValueError) as error:
             raise self.refusal(str(error).strip().splitlines()[0]) from error
