@@ -37,6 +37,9 @@ _EXTENSIONS = (CoordConv, GroupNorm, PReLU)
 # Parameters that say how tensors start: where one is given, these tensors start so, and are not the old ones.
 _STARTS = {"init": None, "slope": "weight", "p": "p"}  # None: all of them
 
+# Parameters that the function in evaluation mode does not depend on.
+_NOT_IN_EVALUATION = ("momentum", "inplace", "drop_prob", "scale_by_keep")
+
 # What norms normalise over, by full name, so that other libraries need not be imported.
 _NORM_FAMILIES = {
     "torch.nn.modules.normalization.LayerNorm": "layer, channels last",
@@ -48,6 +51,7 @@ _NORM_FAMILIES = {
     "timm.layers.norm.RmsNorm": "rms, channels last",
     "timm.layers.norm.RmsNorm2d": "rms",
 }
+_LIBRARIES = ("torch.nn.", "torchvision.", "timm.", __package__.partition(".")[0])
 # Those that compute the same in another order, so that the last bit may differ.
 _ROUNDED = {"torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm.RmsNorm", "timm.layers.norm.RmsNorm2d"}
 _ACTIVATIONS = ("torch.nn.modules.activation.", "timm.layers.activations.", "timm.layers.activations_me.")
@@ -108,7 +112,9 @@ def in_place_of(
     if type(old) is not nn.Identity and issubclass(request.block, type(old)):
         replacement = _same_class(request)
     elif request.block is nn.Identity:
-        replacement = Replacement(nn.Identity(), (), isinstance(old, _DropoutNd), f"{request.old_name} is left out")
+        replacement = Replacement(
+            nn.Identity(), (), isinstance(old, nn.Identity | _DropoutNd), f"{request.old_name} is left out"
+        )
     else:
         rules = {"activation": _activation, "norm": _norm, "pooling": _pool}
         replacement = rules.get(registry.info(name)["category"], _block)(request)
@@ -160,9 +166,7 @@ class _Request:
         """What the old module does of ``_GEOMETRY``, in the block's parameters; refused where the block cannot do it."""
         kept = {}
         for key, nothing in _GEOMETRY.items():
-            if not hasattr(self.old, key):
-                continue
-            value = _single(getattr(self.old, key))
+            value = _single(getattr(self.old, key, nothing))
             if key == "stride" and value is None:  # as LPPool2d keeps it
                 value = _single(self.old.kernel_size)
             if key in self.accepted:
@@ -172,8 +176,9 @@ class _Request:
         return kept
 
     def changes(self, settings: Mapping[str, Any], of: Collection[str]) -> bool:
-        """Whether ``params`` say anything else than ``settings`` do, among the parameters ``of``."""
-        return any(key not in settings or _single(self.params[key]) != settings[key] for key in self.params if key in of)
+        """Whether ``params`` say anything else than ``settings`` do of evaluation, among the parameters ``of``."""
+        told = {key: _single(value) for key, value in self.params.items() if key in of and key not in _NOT_IN_EVALUATION}
+        return any(key not in settings or value != settings[key] for key, value in told.items())
 
 
 def _single(value: Any) -> Any:
@@ -274,7 +279,10 @@ def _activation(request: _Request) -> Replacement:
 
 
 def _norm_family(old: nn.Module) -> str | None:
-    """What a norm normalises over; None where that is not known."""
+    """What a norm normalises over; None where that is not known, as of a class that has a forward of its own."""
+    known = next((cls for cls in type(old).__mro__ if cls.__module__.startswith(_LIBRARIES)), None)
+    if known is None or type(old).forward is not known.forward:
+        return None
     for classes, family in (
         ((_BatchNorm, FrozenBatchNorm), "batch"),
         (_InstanceNorm, "instance"),
