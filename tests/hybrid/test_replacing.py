@@ -11,6 +11,7 @@ from torchvision_customizer import registry
 from torchvision_customizer._torchvision import models
 from torchvision_customizer.blocks import (
     BlurPool2d,
+    CBAMBlock,
     CoordConv,
     DepthwiseSeparableConv2d,
     DropPath,
@@ -54,6 +55,7 @@ EXACT = [
     (GroupNorm(8, 2), "group_norm", {}, GroupNorm),
     (TorchvisionLayerNorm2d(8, eps=1e-6), "layer_norm_2d", {}, LayerNorm2d),
     (nn.LayerNorm(7, bias=False), "layer_norm", {}, nn.LayerNorm),
+    (nn.LayerNorm((7, 7)), "layer_norm", {"eps": 1e-5}, nn.LayerNorm),
     (nn.InstanceNorm2d(8, affine=True), "instance_norm", {}, nn.InstanceNorm2d),
     (nn.Conv2d(8, 6, 3, 2, 1, dilation=2), "coord_conv", {}, CoordConv),
     (nn.Conv2d(8, 6, (3, 1), padding=(1, 0), groups=2, bias=False), "coord_conv", {"with_r": True}, CoordConv),
@@ -83,6 +85,10 @@ OTHERS = [
     (nn.GroupNorm(4, 8), "group_norm", {"num_groups": 2}, GroupNorm, ["weight", "bias"]),
     (nn.LayerNorm(7), "rms_norm", {}, nn.RMSNorm, ["weight"]),
     (nn.RMSNorm(7), "layer_norm", {}, nn.LayerNorm, ["weight"]),
+    (nn.LayerNorm(7, elementwise_affine=False), "layer_norm", {"normalized_shape": (7, 7)}, nn.LayerNorm, []),
+    (nn.LayerNorm(7), "layer_norm", {"bias": False}, nn.LayerNorm, ["weight"]),
+    (nn.BatchNorm2d(8), "batch_norm", {"eps": 0.1}, nn.BatchNorm2d, None),
+    (nn.Conv2d(8, 6, 3, bias=False), "coord_conv", {"bias": True}, CoordConv, ["weight"]),
     (nn.BatchNorm2d(8), "identity", {}, nn.Identity, []),
     (nn.ReLU(inplace=True), "gelu", {"approximate": "tanh"}, nn.GELU, []),
     (nn.PReLU(8), "prelu", {"slope": 0.1}, PReLU, []),
@@ -183,6 +189,14 @@ def test_mode_type_and_freezing_stay(name):
     assert not in_place_of(old.eval(), name, {}).module.training
 
 
+def test_parts_of_the_same_class_keep_their_modes():
+    old = CBAMBlock(8, spatial_norm=True).train()
+    old.spatial.norm.eval()
+    made = in_place_of(old, "cbam", {}).module
+    assert [part.training for part in made.modules()] == [part.training for part in old.modules()]
+    assert made.spatial is not old.spatial and made.spatial.norm.weight is old.spatial.norm.weight
+
+
 def test_what_the_old_module_does_not_say_comes_from_the_caller():
     pool = nn.AdaptiveAvgPool2d(1)
     made = in_place_of(pool, "gem", {}, device=torch.device("meta"), dtype=torch.float64)
@@ -252,7 +266,7 @@ def test_modules_of_timm():
         assert type(made.module) is block
         assert made.exact is exact
         assert not exact or torch.equal(made.module(x), old(x))
-    with pytest.raises(ValueError, match="it would lose what that does besides .drop, act."):
+    with pytest.raises(ValueError, match=r"it would lose what that does besides \(drop, act\)"):
         in_place_of(layers.BatchNormAct2d(8), "group_norm", {})
 
 
@@ -300,6 +314,7 @@ class OwnNorm(nn.BatchNorm2d):
         (GeM(flatten=True), "adaptive_avg_pool", {}, ["flattens"]),
         (nn.Conv2d(8, 8, 3, groups=2), "depthwise_separable", {}, ["no groups", "2"]),
         (nn.Conv2d(8, 8, 3, padding_mode="reflect"), "depthwise_separable", {}, ["no padding_mode", "'reflect'"]),
+        (nn.Conv2d(8, 8, 3, padding_mode="reflect"), "coord_conv", {}, ["no padding_mode", "'reflect'"]),
         (nn.Conv3d(8, 8, 3), "coord_conv", {}, ["plain Conv2d"]),
         (nn.Conv2d(8, 4, 1), "se", {}, ["keeps the number of channels", "4 of 8"]),
         (nn.Conv2d(8, 8, 3, stride=2), "se", {}, ["no stride", "2"]),
