@@ -43,7 +43,7 @@ def test_list_and_categories():
 
 def test_info():
     info = registry.info("se")
-    assert set(info) == {"name", "category", "description", "parameters", "aliases", "paper"}
+    assert set(info) == {"name", "category", "description", "parameters", "aliases", "paper", "example"}
     assert info["category"] == "attention"
     assert info["paper"] == "https://arxiv.org/abs/1709.01507"
     assert info["description"].startswith("Squeeze-and-excitation")
@@ -69,7 +69,7 @@ def test_unknown_names_have_the_nearest(call, words):
 
 
 def test_register(names):
-    @registry.register("my_block", "custom", aliases=["mine"], paper="https://example.org")
+    @registry.register("my_block", "custom", aliases=["mine"], paper="https://example.org", example={"scale": 2.0})
     class MyBlock(nn.Module):
         """Says what it is.
 
@@ -88,6 +88,7 @@ def test_register(names):
         "parameters": {"channels": "", "scale": "= 1.0"},
         "aliases": ["mine", "MyBlock"],
         "paper": "https://example.org",
+        "example": {"scale": 2.0},
     }
 
 

@@ -17,8 +17,13 @@ class WeightsError(ValueError):
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The end of an error message: ``, did you mean 'se'?``, or nothing where no allowed name is near.
 
-    Case does not count. ``allowed`` may be long: only the closest name is named.
+    Case counts only between names that are the same but for it. ``allowed`` may be long: only the closest name is named.
     """
-    spellings = {candidate.lower(): candidate for candidate in allowed}
+    spellings: dict[str, list[str]] = {}
+    for candidate in allowed:
+        spellings.setdefault(candidate.lower(), []).append(candidate)
     close = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.5)
-    return f", did you mean '{spellings[close[0]]}'?" if close else ""
+    if not close:
+        return ""
+    closest = max(spellings[close[0]], key=lambda spelling: difflib.SequenceMatcher(None, name, spelling).ratio())
+    return f", did you mean '{closest}'?"

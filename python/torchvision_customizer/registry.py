@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +27,7 @@ class _Entry:
     block: type[nn.Module]
     aliases: tuple[str, ...]
     paper: str | None
+    example: Mapping[str, Any]
 
     def is_redefined_by(self, block: type[nn.Module]) -> bool:
         """A module that is reloaded, or a notebook cell that is run again, defines the same class once more."""
@@ -41,7 +42,14 @@ def _load_shipped() -> None:
     importlib.import_module(f"{__package__}.blocks")
 
 
-def register(name: str, category: str = "other", aliases: Iterable[str] = (), *, paper: str | None = None) -> Callable[[T], T]:
+def register(
+    name: str,
+    category: str = "other",
+    aliases: Iterable[str] = (),
+    *,
+    paper: str | None = None,
+    example: Mapping[str, Any] | None = None,
+) -> Callable[[T], T]:
     """Class decorator that makes a block known under ``name``, under ``aliases``, and under the name of its class.
 
     Args:
@@ -49,6 +57,7 @@ def register(name: str, category: str = "other", aliases: Iterable[str] = (), *,
         category: for instance ``attention``.
         aliases: other names.
         paper: address of the paper.
+        example: arguments to try the block with, besides the numbers of channels; the shared tests make it with them.
 
     Raises:
         ValueError: a name is taken by another class; the message names its module.
@@ -56,7 +65,7 @@ def register(name: str, category: str = "other", aliases: Iterable[str] = (), *,
 
     def decorate(block: T) -> T:
         _load_shipped()
-        entry = _Entry(name, category, block, tuple(dict.fromkeys((*aliases, block.__name__))), paper)
+        entry = _Entry(name, category, block, tuple(dict.fromkeys((*aliases, block.__name__))), paper, dict(example or {}))
         names = (name, *entry.aliases)
         for wanted in names:
             holder = _holders.get(wanted)
@@ -104,6 +113,10 @@ def check_parameters(name: str, params: Iterable[str]) -> None:
 
 def parameters_of(block: type[nn.Module]) -> dict[str, inspect.Parameter] | None:
     """The named parameters of a block's constructor, or None where it takes any."""
+    from torch import nn  # there is a block, so torch is imported already
+
+    if block.__init__ in (nn.Module.__init__, nn.Identity.__init__):
+        return {}  # written (*args, **kwargs), and none of them means anything
     parameters = inspect.signature(block).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return None
@@ -150,9 +163,10 @@ def _describe(parameter: inspect.Parameter) -> str:
 
 
 def info(name: str) -> dict[str, Any]:
-    """What is known of a block: ``name category description parameters aliases paper``.
+    """What is known of a block: ``name category description parameters aliases paper example``.
 
-    ``parameters`` maps each parameter to its type and default, as written.
+    ``parameters`` maps each parameter to its type and default, as written; ``example`` has arguments to try the block with,
+    besides the numbers of channels.
 
     Raises:
         ValueError: unknown name, with the nearest one.
@@ -166,4 +180,5 @@ def info(name: str) -> dict[str, Any]:
         "parameters": {key: _describe(parameter) for key, parameter in parameters.items()},
         "aliases": [*entry.aliases],
         "paper": entry.paper,
+        "example": {**entry.example},
     }

@@ -5,21 +5,40 @@ import inspect
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from torchvision_customizer import ops, registry
-from torchvision_customizer.blocks import CBAMBlock, ChannelAttention, DropPath, ECABlock, GeM, SEBlock, SpatialAttention
+from torchvision_customizer._torchvision import models
+from torchvision_customizer.blocks import (
+    BlurPool2d,
+    CBAMBlock,
+    ChannelAttention,
+    CoordConv,
+    DepthwiseSeparableConv2d,
+    DropPath,
+    ECABlock,
+    FrozenBatchNorm,
+    GeM,
+    GroupNorm,
+    LayerNorm2d,
+    PReLU,
+    RMSNorm2d,
+    SEBlock,
+    SpatialAttention,
+)
 
 CHANNELS = 32
-# Arguments that a block needs besides the number of channels, by name.
-ARGUMENTS: dict[str, dict[str, object]] = {"drop_path": {"drop_prob": 0.5}}
+CHANNEL_PARAMETERS = ("channels", "in_channels", "out_channels", "dim", "num_features", "num_channels")
 
 
 def make(name, **more):
-    """The block ``name`` for CHANNELS channels."""
-    accepted = inspect.signature(registry.get(name)).parameters
-    known = {key: CHANNELS for key in ("channels", "in_channels", "out_channels", "dim") if key in accepted}
+    """The block ``name`` for CHANNELS channels, with the arguments of its example; device and dtype where it takes them."""
+    block = registry.get(name)
+    accepted = registry.parameters_of(block)
+    known = {key: CHANNELS for key in CHANNEL_PARAMETERS if key in accepted}
     known |= {key: value for key, value in more.items() if key in accepted or key not in ("device", "dtype")}
-    return registry.get(name, **known, **ARGUMENTS.get(name, {})) if known else registry.get(name)(**ARGUMENTS.get(name, {}))
+    return block(**known, **registry.info(name)["example"])
 
 
 def take_a_tail():
@@ -27,7 +46,7 @@ def take_a_tail():
 
 
 def start_as_identity():
-    return [name for name in registry.list() if "init" in inspect.signature(registry.get(name)).parameters]
+    return [name for name in registry.list() if "init" in registry.parameters_of(registry.get(name))]
 
 
 every_block = pytest.mark.parametrize("name", registry.list())
@@ -108,6 +127,9 @@ def test_old_and_new_names():
         "spatial_attention": (SpatialAttention, ["sa", "spatial", "SpatialAttention"]),
         "gem": (GeM, ["generalized_mean", "GeM"]),
         "drop_path": (DropPath, ["stochastic_depth", "DropPath"]),
+        "mish": (nn.Mish, ["Mish"]),
+        "silu": (nn.SiLU, ["swish", "SiLU"]),
+        "coord_conv": (CoordConv, ["CoordConv", "coordinate_conv"]),
     }
     for name, (block, aliases) in names.items():
         assert all(registry.get(alias) is block for alias in (name, *aliases))
@@ -286,3 +308,140 @@ class TestDropPath:
     def test_no_probability_is_refused(self):
         with pytest.raises(ValueError, match="drop_prob must be between 0 and 1"):
             DropPath(1.5)
+
+
+def test_prelu_starts_with_its_slope():
+    block = PReLU(3, 0.1)
+    assert block.weight.tolist() == pytest.approx([0.1] * 3)
+    assert list(block.state_dict()) == list(nn.PReLU(3).state_dict())
+
+
+class TestNorms:
+    @pytest.mark.parametrize(
+        ("arguments", "groups"), [((64,), 32), ((40,), 20), ((7,), 7), ((37,), 1), ((48, 10), 8), ((16, 32), 16), ((8, 1), 1)]
+    )
+    def test_groups_divide_the_channels(self, arguments, groups):
+        block = GroupNorm(*arguments)
+        assert block.num_groups == groups
+        assert list(block.state_dict()) == list(nn.GroupNorm(1, 8).state_dict())
+
+    @pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 6, 5, 7), (2, 6, 3, 4, 5)])
+    @pytest.mark.parametrize("affine", [True, False])
+    def test_norms_over_channels_are_those_of_torch(self, shape, affine):
+        x = torch.randn(shape, dtype=torch.float64)
+        layer = LayerNorm2d(6, 1e-3, affine, dtype=torch.float64)
+        rms = RMSNorm2d(6, 1e-3, affine, dtype=torch.float64)
+        if affine:
+            for tensor in (*layer.parameters(), *rms.parameters()):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+        last = F.layer_norm(x.movedim(1, -1), (6,), layer.weight, layer.bias, 1e-3)
+        assert torch.equal(layer(x), last.movedim(-1, 1))
+        expected = x / (x.square().mean(1, keepdim=True) + 1e-3).sqrt()
+        if affine:
+            expected = expected * rms.weight.view(1, -1, *[1] * (len(shape) - 2))
+        torch.testing.assert_close(rms(x), expected)
+        assert len(list(layer.parameters())) == 2 * affine and len(list(rms.parameters())) == affine
+
+    def test_loads_torchvision_s_layer_norm(self):
+        LayerNorm2d(6).load_state_dict(models.convnext.LayerNorm2d(6).state_dict())
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_a_frozen_batch_norm_is_a_batch_norm_in_evaluation(self, training):
+        norm = nn.BatchNorm2d(6, 1e-3).eval()
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            nn.init.uniform_(tensor, 0.5, 1.5)
+        norm.num_batches_tracked.fill_(3)
+        block = FrozenBatchNorm(6, 1e-3).train(training)
+        block.load_state_dict(norm.state_dict())
+        x = torch.randn(4, 6, 5, 7)
+        assert torch.equal(block(x), norm(x))
+        assert not list(block.parameters())
+        assert list(block.state_dict()) == list(norm.state_dict())
+        assert all(torch.equal(value, norm.state_dict()[key]) for key, value in block.state_dict().items())
+
+    def test_a_frozen_batch_norm_loads_a_file_without_a_counter(self):
+        tensors = FrozenBatchNorm(6).state_dict()
+        del tensors["num_batches_tracked"]
+        nn.Sequential(FrozenBatchNorm(6)).load_state_dict({f"0.{key}": value for key, value in tensors.items()})
+        del tensors["running_mean"]
+        with pytest.raises(RuntimeError, match="running_mean"):
+            FrozenBatchNorm(6).load_state_dict(tensors)
+
+    @pytest.mark.parametrize("block", [GroupNorm, LayerNorm2d, RMSNorm2d, FrozenBatchNorm])
+    def test_errors(self, block):
+        with pytest.raises(ValueError, match=f"{block.__name__}: num_.* must be an integer of at least 1, got 0"):
+            block(0)
+
+
+class TestCoordConv:
+    @pytest.mark.parametrize("with_r", [False, True])
+    @pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1, "dilation": 2}, {"padding": "same", "bias": False}])
+    def test_is_a_convolution_with_coordinates(self, with_r, options):
+        block = CoordConv(3, 4, 3, with_r, dtype=torch.float64, **options)
+        x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
+        rows, columns = torch.meshgrid(
+            torch.linspace(-1, 1, 9, dtype=x.dtype), torch.linspace(-1, 1, 8, dtype=x.dtype), indexing="ij"
+        )
+        maps = torch.stack([rows, columns, torch.hypot(rows, columns)][: 3 if with_r else 2])
+        wide = torch.cat([x, maps.expand(2, -1, -1, -1)], 1)
+        weight = torch.cat([block.weight, block.coord_weight], 1)
+        options.pop("bias", None)
+        expected = F.conv2d(wide, weight, block.bias, **options)
+        torch.testing.assert_close(block(x), expected)
+        torch.testing.assert_close(block(x[0]), expected[0])
+
+    def test_every_group_has_the_coordinates(self):
+        block = CoordConv(4, 6, 1, groups=2, bias=False)
+        halves = [CoordConv(2, 3, 1, bias=False) for _ in range(2)]
+        for index, half in enumerate(halves):
+            half.weight.data = block.weight[3 * index : 3 * index + 3]
+            half.coord_weight.data = block.coord_weight[3 * index : 3 * index + 3]
+        x = torch.randn(2, 4, 5, 5)
+        torch.testing.assert_close(
+            block(x), torch.cat([half(part) for half, part in zip(halves, x.chunk(2, 1), strict=True)], 1)
+        )
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_types(self, dtype):
+        block, x = CoordConv(3, 4, 3), torch.randn(1, 3, 5, 600)
+        half = copy.deepcopy(block).to(dtype)
+        assert half(x.to(dtype)).dtype == dtype
+        torch.testing.assert_close(half(x.to(dtype)).float(), block(x), atol=0.05, rtol=0.05)
+        assert half.coordinates(x.to(dtype))[1, 0, -1] == 1
+
+    def test_any_size(self):
+        block = CoordConv(3, 4, 1, with_r=True)
+        assert block(torch.randn(2, 3, 1, 1)).isfinite().all()
+        sizes = {2: torch.export.Dim("h", max=64), 3: torch.export.Dim("w", max=64)}
+        exported = torch.export.export(block, (torch.randn(2, 3, 8, 9),), dynamic_shapes={"input": sizes}).module()
+        x = torch.randn(2, 3, 5, 30)
+        torch.testing.assert_close(exported(x), block(x))
+
+    def test_the_arguments_of_2_1(self):
+        block = CoordConv(3, 4, 3, True, stride=2, padding=1)
+        assert block.coord_weight.shape == (4, 3, 3, 3)
+        assert "with_r=True" in repr(block)
+
+
+def test_a_depthwise_separable_convolution_is_its_two_parts():
+    block = DepthwiseSeparableConv2d(4, 6, 3, 2, 1, bias=False)
+    x = torch.randn(2, 4, 7, 8)
+    y = F.conv2d(x, block.depthwise.weight, None, 2, 1, groups=4)
+    assert torch.equal(block(x), F.conv2d(y, block.pointwise.weight))
+    assert sorted(block.state_dict()) == ["depthwise.weight", "pointwise.weight"]
+
+
+class TestBlurPool2d:
+    def test_a_filter_of_two_is_the_average(self):
+        x = torch.randn(2, 3, 8, 6)
+        torch.testing.assert_close(BlurPool2d(2)(x), F.avg_pool2d(x, 2))
+
+    def test_keeps_a_constant_in_the_middle(self):
+        y = BlurPool2d()(torch.ones(1, 2, 9, 9))
+        assert y.shape == (1, 2, 5, 5)
+        torch.testing.assert_close(y[:, :, 1:-1, 1:-1], torch.ones(1, 2, 3, 3))
+
+    @pytest.mark.parametrize("arguments", [{"kernel_size": 0}, {"kernel_size": (2, 2)}, {"stride": None}])
+    def test_errors(self, arguments):
+        with pytest.raises(ValueError, match=r"BlurPool2d: \w+ must be an integer of at least 1"):
+            BlurPool2d(**arguments)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..errors import nearest
 from ..ops._math import gate_of
 from ..ops.cbam import cbam_apply, cbam_channels
 from ..registry import register
+from ._checks import check_odd, check_option, check_positive
 
 ACTIVATIONS = ("relu", "silu", "gelu", "hardswish", "none")
 GATES = ("sigmoid", "hard_sigmoid", "two_sigmoid", "tanh1p")
@@ -27,28 +27,12 @@ def may_overwrite() -> bool:
     return not torch.is_grad_enabled()
 
 
-def _check_option(block: str, argument: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        hint = nearest(str(value), allowed)
-        raise ValueError(f"{block}: {argument} must be one of {', '.join(allowed)}, got {value!r}{hint}")
-
-
 def _default_gate(block: str, init: str, gate: str | None) -> str:
-    _check_option(block, "init", init, INITS)
+    check_option(block, "init", init, INITS)
     if gate is None:
         gate = "two_sigmoid" if init == "identity" else "sigmoid"
-    _check_option(block, "gate", gate, IDENTITY_GATES if init == "identity" else GATES)
+    check_option(block, "gate", gate, IDENTITY_GATES if init == "identity" else GATES)
     return gate
-
-
-def _check_odd(block: str, argument: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1 or value % 2 == 0:
-        raise ValueError(f"{block}: {argument} must be an odd integer of at least 1, got {value!r}")
-
-
-def _check_positive(block: str, argument: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{block}: {argument} must be an integer of at least 1, got {value!r}")
 
 
 @register(
@@ -96,9 +80,9 @@ class SEBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_positive("SEBlock", "channels", channels)
-        _check_positive("SEBlock", "reduction", reduction)
-        _check_option("SEBlock", "activation", activation, ACTIVATIONS)
+        check_positive("SEBlock", "channels", channels)
+        check_positive("SEBlock", "reduction", reduction)
+        check_option("SEBlock", "activation", activation, ACTIVATIONS)
         gate = _default_gate("SEBlock", init, gate)
         reduced = max(1, channels // reduction)
         self.activation = activation
@@ -176,11 +160,11 @@ class ECABlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_positive("ECABlock", "channels", channels)
+        check_positive("ECABlock", "channels", channels)
         if kernel_size is None:
             neighbours = int(abs((math.log2(channels) + beta) / gamma))
             kernel_size = neighbours + 1 - neighbours % 2
-        _check_odd("ECABlock", "kernel_size", kernel_size)
+        check_odd("ECABlock", "kernel_size", kernel_size)
         self.gate = _default_gate("ECABlock", init, gate)
         self.init = init
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
@@ -255,9 +239,9 @@ class ChannelAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_positive("ChannelAttention", "channels", channels)
-        _check_positive("ChannelAttention", "reduction", reduction)
-        _check_option("ChannelAttention", "activation", activation, ACTIVATIONS)
+        check_positive("ChannelAttention", "channels", channels)
+        check_positive("ChannelAttention", "reduction", reduction)
+        check_option("ChannelAttention", "activation", activation, ACTIVATIONS)
         reduced = max(1, channels // reduction)
         self.activation = activation
         self.gate = _default_gate("ChannelAttention", init, gate)
@@ -317,7 +301,7 @@ class SpatialAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_odd("SpatialAttention", "kernel_size", kernel_size)
+        check_odd("SpatialAttention", "kernel_size", kernel_size)
         self.gate = _default_gate("SpatialAttention", init, gate)
         self.init = init
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)

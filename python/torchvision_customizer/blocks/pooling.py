@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
 from ..registry import register
+from ._checks import check_positive
 
 
 @register("gem", "pooling", aliases=("generalized_mean",), paper="https://arxiv.org/abs/1711.02512")
@@ -66,3 +69,46 @@ class GeM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}" + (", flatten=True" if self.flatten else "")
+
+
+register("adaptive_avg_pool", "pooling", example={"output_size": 1})(nn.AdaptiveAvgPool2d)
+register("adaptive_max_pool", "pooling", example={"output_size": 1})(nn.AdaptiveMaxPool2d)
+register("avg_pool", "pooling", example={"kernel_size": 2})(nn.AvgPool2d)
+register("max_pool", "pooling", example={"kernel_size": 2})(nn.MaxPool2d)
+register("lp_pool", "pooling", example={"norm_type": 2, "kernel_size": 2})(nn.LPPool2d)
+
+
+@register("blur_pool", "pooling", paper="https://arxiv.org/abs/1904.11486")
+class BlurPool2d(nn.Module):
+    """Anti-aliased subsampling: each channel is blurred by a binomial filter, and every ``stride``-th position is kept.
+
+    Args:
+        kernel_size: of the filter: 1 2 1 for 3, 1 3 3 1 for 4, in both directions.
+        stride: of the positions that are kept.
+        padding: how many zeros there are around the input; by default as many as keep a stride of 1 in place.
+
+    Shape:
+        x (N, C, H, W), output (N, C, H', W') as for ``torch.nn.AvgPool2d``.
+
+    Raises:
+        ValueError: ``kernel_size`` or ``stride`` is no integer of at least 1.
+
+    Source: Zhang: Making Convolutional Networks Shift-Invariant Again, https://arxiv.org/abs/1904.11486
+    """
+
+    def __init__(self, kernel_size: int = 3, stride: int = 2, padding: int | None = None) -> None:
+        super().__init__()
+        check_positive("BlurPool2d", "kernel_size", kernel_size)
+        check_positive("BlurPool2d", "stride", stride)
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = (kernel_size - 1) // 2 if padding is None else padding
+        self.taps = [math.comb(kernel_size - 1, k) / 2 ** (kernel_size - 1) for k in range(kernel_size)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps = torch.tensor(self.taps, device=x.device, dtype=x.dtype)
+        weight = torch.outer(taps, taps).expand(x.size(1), 1, self.kernel_size, self.kernel_size)
+        return F.conv2d(x, weight, None, self.stride, self.padding, groups=x.size(1))
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

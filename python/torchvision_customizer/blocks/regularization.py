@@ -31,7 +31,13 @@ def drop_path(
     return ops.drop_path(x, mask, residual, post, inplace and may_overwrite())
 
 
-@register("drop_path", "regularization", aliases=("stochastic_depth",), paper="https://arxiv.org/abs/1603.09382")
+@register(
+    "drop_path",
+    "regularization",
+    aliases=("stochastic_depth",),
+    paper="https://arxiv.org/abs/1603.09382",
+    example={"drop_prob": 0.5},
+)
 class DropPath(nn.Module):
     """Stochastic depth: in training, a residual branch is dropped for a sample with a given probability.
 

@@ -2,10 +2,13 @@
 
 from .builder import HybridBuilder, create_hybrid
 from .finetuning import GradualUnfreezing, freeze, parameter_groups, unfreeze
+from .calibration import calibrate
 from .model import HybridModel
 from .opened import OpenedBlock
 from .plan import Plan, apply, plan, unpatch
 from .report import BuildReport
+from .saving import load, save
+from .views import Stage
 from .weight_utils import WeightLoadingReport, match_state_dict, partial_load, transfer_weights
 
 __all__ = [
@@ -15,14 +18,18 @@ __all__ = [
     "HybridModel",
     "OpenedBlock",
     "Plan",
+    "Stage",
     "WeightLoadingReport",
     "apply",
+    "calibrate",
     "create_hybrid",
     "freeze",
+    "load",
     "match_state_dict",
     "parameter_groups",
     "partial_load",
     "plan",
+    "save",
     "transfer_weights",
     "unfreeze",
     "unpatch",

@@ -257,8 +257,8 @@ def _new_heads(model: nn.Module) -> Iterator[str]:
     """Paths of last layers that neither torchvision's weights nor a file had."""
     for path, hybrid in _hybrids(model).items():
         head, weights = hybrid._hybrid_state.head, hybrid._hybrid_state.weights
-        if head is not None and head.classes != head.classes_before and (weights is None or weights.new):
-            yield _join(path, head.path)
+        if head is not None and head.is_new and (weights is None or weights.new):
+            yield from (_join(path, layer.path) for layer in head.layers)
 
 
 def _new_parameters(model: nn.Module) -> tuple[dict[nn.Parameter, None], dict[nn.Parameter, None]]:

@@ -188,7 +188,7 @@ class HybridModel(Extension):
         """Set the mode, as ever, except that a batch norm whose parameters are all frozen stays in evaluation mode."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase) and _is_frozen(module):
+            if isinstance(module, nn.modules.batchnorm._NormBase) and is_frozen(module):
                 module.training = False
         return self
 
@@ -221,7 +221,8 @@ def _stage(stages: tuple[Stage, ...], index: int) -> Stage:
     return stages[index]
 
 
-def _is_frozen(norm: _NormBase) -> bool:
+def is_frozen(norm: _NormBase) -> bool:
+    """Whether a norm has parameters, and none of them is trained."""
     parameters = list(norm.parameters(recurse=False))
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 

@@ -115,8 +115,9 @@ class _Exchange:
     place: str
     operation: Replace | Remove
     path: str
-    replacement: Replacement
-    seen: list[tuple[tuple[Any, ...], Any]] = field(default_factory=list)  # what the old one takes and gives, one at each call
+    old: nn.Module
+    seen: list[tuple[tuple[Any, ...], Any]] = field(default_factory=list)  # what it takes and gives, one at each call
+    channel_dim: int = 1  # of what it takes
 
 
 class _Planner:
@@ -198,7 +199,6 @@ class _Planner:
             self._note(place, path, module, operation, f"{path}.after", "output")
 
     def _exchange(self, place: str, modules: Mapping[str, nn.Module], operation: Replace | Remove) -> None:
-        new: dict[int, Replacement] = {}  # by the old module: one that has several names stays one
         for path, module in modules.items():
             names = sum(other is module for other in modules.values())
             if names < self.names_of[id(module)]:
@@ -208,16 +208,7 @@ class _Planner:
             outer = next((other for other in modules if path.startswith(f"{other}.")), None)
             if outer is not None:
                 raise PatchError(f"{place}: {path} lies within {outer}, which is to make way too; name one of them")
-            if id(module) not in new:
-                try:
-                    new[id(module)] = (
-                        Replacement(nn.Identity().train(module.training), (), False, "")
-                        if isinstance(operation, Remove)
-                        else in_place_of(module, operation.type, operation.params)
-                    )
-                except ValueError as error:
-                    raise PatchError(f"{place}: {path}: {error}") from error
-            self.changes.append(_Exchange(place, operation, path, new[id(module)]))
+            self.changes.append(_Exchange(place, operation, path, module))
 
     def _calls_of(self, functions: frozenset[Any]) -> list[str]:
         """Paths of the modules, not torch's own, that call one of the functions themselves."""
@@ -305,9 +296,13 @@ class _Planner:
         with fake_tensors() as mode:
             if self.changes:
                 self._probe(mode, opened)
+        new = self._make_replacements()  # real modules, which is why the fake tensors are left for a moment
+        with fake_tensors() as mode:
             checked: dict[str, int] = {}
             edits = tuple(
-                self._check(change, checked) if isinstance(change, _Insertion) else self._check_exchange(mode, change)
+                self._check(change, checked)
+                if isinstance(change, _Insertion)
+                else self._check_exchange(mode, change, new[change.path])
                 for change in self.changes
             )
         return Plan(
@@ -318,8 +313,27 @@ class _Planner:
             input_shape=self.input_shape,
             _found=found,
             _graphs={path: self.graphs[path] for path in opened},
-            _replacements={exchange.path: exchange.replacement for exchange in self.exchanges},
+            _replacements=new,
         )
+
+    def _make_replacements(self) -> dict[str, Replacement]:
+        made: dict[int, Replacement] = {}  # by the old module: one that has several names stays one
+        for exchange in self.exchanges:
+            if id(exchange.old) in made:
+                continue
+            if isinstance(exchange.operation, Remove):
+                made[id(exchange.old)] = Replacement(nn.Identity().train(exchange.old.training), (), False, "")
+                continue
+            place: dict[str, Any] = {}
+            args = exchange.seen[0][0] if exchange.seen else ()
+            if args and isinstance(args[0], Tensor) and args[0].dim() > 1:
+                x = args[0]
+                place = {"channels": x.size(exchange.channel_dim), "device": x.device, "dtype": x.dtype}
+            try:
+                made[id(exchange.old)] = in_place_of(exchange.old, exchange.operation.type, exchange.operation.params, **place)
+            except ValueError as error:
+                raise PatchError(f"{exchange.place}: {exchange.path}: {error}") from error
+        return {exchange.path: made[id(exchange.old)] for exchange in self.exchanges}
 
     def _check_order(self) -> None:
         """What is put into a module, or behind it, must not go with it: all modules make way first."""
@@ -365,13 +379,13 @@ class _Planner:
                 else:
                     module.register_forward_hook(_OutputHook(insertions, trail))
             for exchange in self.exchanges:
-                self.model.get_submodule(exchange.path).register_forward_hook(_CallHook(exchange))
+                exchange.old.register_forward_hook(_CallHook(exchange, trail))
             self._run(mode)
 
-    def _check_exchange(self, mode: FakeTensorMode, exchange: _Exchange) -> Edit:
+    def _check_exchange(self, mode: FakeTensorMode, exchange: _Exchange, replacement: Replacement) -> Edit:
         """Run the new module on what the old one was given: it must give the same shapes."""
         where = f"{exchange.place}: {exchange.path}"
-        new, operation = exchange.replacement.module, exchange.operation
+        new, old, operation = replacement.module, exchange.old, exchange.operation
         for args, given in exchange.seen:
             tensors = {**dict(new.named_parameters()), **dict(new.named_buffers())}
             try:
@@ -383,7 +397,6 @@ class _Planner:
                 gives = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
                 what = "the identity" if isinstance(operation, Remove) else f"'{operation.type}'"
                 raise PatchError(f"{where}: {what} gives {gives} there, and the module that is to make way {was}")
-        old = self.model.get_submodule(exchange.path)
         sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (new, old)]
         like = next(old.parameters(), next(self.model.parameters(), torch.empty(0)))
         return Edit(
@@ -395,8 +408,8 @@ class _Planner:
             parameters=sizes[0] - sizes[1],
             device=like.device,
             dtype=like.dtype,
-            replaced=Replaced(old, sample_of(exchange.seen), exchange.replacement.carried, exchange.replacement.exact),
-            note=exchange.replacement.note,
+            replaced=Replaced(old, sample_of(exchange.seen), replacement.carried, replacement.exact),
+            note=replacement.note,
         )
 
     def _check(self, insertion: _Insertion, checked: dict[str, int]) -> Edit:
@@ -480,11 +493,14 @@ class _OutputHook:
 
 
 class _CallHook:
-    def __init__(self, exchange: _Exchange) -> None:
+    def __init__(self, exchange: _Exchange, trail: Trail) -> None:
         self.exchange = exchange
+        self.trail = trail
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.exchange.seen.append((args, output))
+        if args and isinstance(args[0], Tensor):
+            self.exchange.channel_dim = self.trail.channel_dim(args[0])
 
 
 def _is_of_torch(module: nn.Module) -> bool:
