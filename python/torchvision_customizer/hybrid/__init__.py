@@ -1,8 +1,8 @@
 """Torchvision models, patched: ``plan``, ``apply``, ``unpatch``, and a builder that does all of it."""
 
 from .builder import HybridBuilder, create_hybrid
-from .finetuning import GradualUnfreezing, freeze, parameter_groups, unfreeze
 from .calibration import calibrate
+from .finetuning import GradualUnfreezing, freeze, parameter_groups, unfreeze
 from .model import HybridModel
 from .opened import OpenedBlock
 from .plan import Plan, apply, plan, unpatch

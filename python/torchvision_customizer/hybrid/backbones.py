@@ -21,6 +21,7 @@ class Family:
         head: paths of what comes after the stages and has parameters.
         last_layers: paths of the layers whose outputs are the classes: first the model's, then those of its auxiliary heads.
         grouped: see ``body``.
+        input_size: height and width of the images that it was made for.
     """
 
     class_name: str
@@ -28,6 +29,7 @@ class Family:
     head: tuple[str, ...]
     last_layers: tuple[str, ...]
     grouped: bool = True
+    input_size: int = 224
 
     @property
     def last_layer(self) -> str:
@@ -41,7 +43,7 @@ FAMILIES = (
     Family("DenseNet", ("features.denseblock*", "features.transition*", "features.norm5"), ("classifier",), ("classifier",)),
     Family("EfficientNet", ("features.[1-9]",), ("classifier",), ("classifier.1",)),
     Family("GoogLeNet", ("inception*",), ("fc", "aux1", "aux2"), ("fc", "aux1.fc2", "aux2.fc2")),
-    Family("Inception3", ("Mixed_*",), ("fc", "AuxLogits"), ("fc", "AuxLogits.fc")),
+    Family("Inception3", ("Mixed_*",), ("fc", "AuxLogits"), ("fc", "AuxLogits.fc"), input_size=299),
     Family("MNASNet", ("layers.[89]", "layers.1?"), ("classifier",), ("classifier.1",)),
     Family("MaxVit", ("blocks.*",), ("classifier",), ("classifier.5",)),
     Family("MobileNetV2", ("features.[1-9]", "features.1?"), ("classifier",), ("classifier.1",)),

@@ -1,9 +1,10 @@
-"""The last layer of a classifier: another number of classes, some of the old ones, hidden layers or dropout before it, or none."""
+"""The last layer of a classifier: other classes, some of the old ones, hidden layers or dropout before it, or none at all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,9 @@ class HeadSpec:
             ValueError: an option is out of range; the message says which are not.
         """
         if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 0):
-            raise ValueError(f"num_classes must be an integer of at least 0, which gives features, or None, got {num_classes!r}")
+            raise ValueError(
+                f"num_classes must be an integer of at least 0, which gives features, or None, got {num_classes!r}"
+            )
         dropout = dropout or 0.0
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be a probability from 0 up to, not including, 1, got {dropout!r}")
@@ -134,7 +137,9 @@ def change_head(model: nn.Module, paths: Sequence[str], spec: HeadSpec) -> HeadC
     for path, (layer, new) in changed.items():
         parent_path, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent_path), name, new.train(layer.training))
-    layers = tuple(HeadLayer(path, _inputs(layer), _outputs(layer), layer.bias is not None) for path, (layer, _) in changed.items())
+    layers = tuple(
+        HeadLayer(path, _inputs(layer), _outputs(layer), layer.bias is not None) for path, (layer, _) in changed.items()
+    )
     classes = _classes(layers[0].classes_before, spec)
     if isinstance(getattr(model, "num_classes", None), int):
         model.num_classes = classes  # type: ignore[assignment]
@@ -165,7 +170,8 @@ def _new_layer(path: str, layer: nn.Linear | nn.Conv2d, spec: HeadSpec) -> nn.Mo
         return None
     if classes == 0:
         return nn.Identity()
-    bias, options = layer.bias is not None, {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    bias = layer.bias is not None
+    options: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     new: nn.Linear | nn.Conv2d
     if isinstance(layer, nn.Linear):
         plain = not spec.dropout and not spec.hidden
@@ -178,7 +184,8 @@ def _new_layer(path: str, layer: nn.Linear | nn.Conv2d, spec: HeadSpec) -> nn.Mo
         if spec.hidden:
             raise ValueError(f"hidden layers come before a linear layer, and the last layer {path} is a convolution")
         kind = HeadConv2d if spec.dropout else nn.Conv2d
-        new = kind(layer.in_channels, classes, layer.kernel_size, layer.stride, layer.padding, bias=bias, **options)  # type: ignore[arg-type]
+        shape: Any = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, bias
+        new = kind(layer.in_channels, classes, *shape, **options)
         if isinstance(new, HeadConv2d):
             new.p = spec.dropout
     if spec.keep_classes:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, fx, nn
 from torch.fx.graph_module import _format_import_block, _forward_from_src, reduce_graph_module
-from torch.package import sys_importer
+from torch.package.importer import sys_importer
 
 
 class OpenedBlock(fx.GraphModule):

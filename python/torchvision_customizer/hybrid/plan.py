@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -203,7 +203,8 @@ class _Planner:
             names = sum(other is module for other in modules.values())
             if names < self.names_of[id(module)]:
                 raise PatchError(f"{place}: {path} has several names in the model, and cannot be changed under one of them")
-            if isinstance(module, Extension | OpenedBlock) or any(edit.path.startswith(f"{path}.") for edit in _edits(self.model)):
+            changed = any(edit.path.startswith(f"{path}.") for edit in _edits(self.model))
+            if changed or isinstance(module, Extension | OpenedBlock):
                 raise PatchError(f"{place}: {path} has been changed by a patch, which would be lost; unpatch the model first")
             outer = next((other for other in modules if path.startswith(f"{other}.")), None)
             if outer is not None:
@@ -438,8 +439,8 @@ class _Planner:
             except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
                 raise PatchError(f"{where}: {str(error).strip().splitlines()[0]}") from error
             if not isinstance(out, Tensor) or out.shape != seen.shape:
-                found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise PatchError(f"{where}: block '{name}' must keep the shape {list(seen.shape)}, but gives {found}")
+                gives = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise PatchError(f"{where}: block '{name}' must keep the shape {list(seen.shape)}, but gives {gives}")
             checked[key] = sum(parameter.numel() for parameter in block.parameters())
         return Edit(
             path=insertion.path,

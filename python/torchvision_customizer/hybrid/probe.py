@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from .backbones import find_family
+
 DEFAULT_INPUT = (3, 224, 224)
 
 
@@ -97,7 +99,7 @@ def _channel_dim(module: nn.Module) -> int | None:
 def input_shape_of(example_input: Tensor | tuple[int, ...] | None, model: nn.Module | None = None) -> tuple[int, ...]:
     """The shape of one sample of an example: a batch of inputs, or the shape of a batch.
 
-    Without an example, of what the model says that it takes, and at last of an image of 224×224.
+    Without an example, of what the model or its family says that it takes, and at last of an image of 224×224.
     """
     if example_input is not None:
         return tuple(example_input.shape if isinstance(example_input, Tensor) else example_input)[1:]
@@ -110,7 +112,8 @@ def input_shape_of(example_input: Tensor | tuple[int, ...] | None, model: nn.Mod
     timm_config = getattr(model, "pretrained_cfg", None)
     if timm_config is not None:
         return tuple(timm_config["input_size"])
-    return DEFAULT_INPUT
+    family = find_family(model) if model is not None else None
+    return (3, family.input_size, family.input_size) if family else DEFAULT_INPUT
 
 
 def sample_of(calls: list[tuple[tuple[Any, ...], Any]]) -> tuple[int, ...] | None:

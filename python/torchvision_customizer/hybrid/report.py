@@ -191,7 +191,8 @@ class BuildReport:
             lines.append(f"  {self.head}")
         lines += [f"  not reached: {text}" for text in self.unreached]
         if self.drift is not None:
-            lines.append(f"logits      moved by {self.drift:.1%} of the largest, on random images; fine-tune, or calibrate norms")
+            moved = f"moved by {self.drift:.1%} of the largest, on random images"
+            lines.append(f"logits      {moved}; fine-tune, or calibrate the norms")
         lines.append(f"weights     {self.weights or 'random'}")
         lines.append(f"parameters  {_against(self.parameters_before, self.parameters_after, 1e6, 'M')}")
         lines.append(f"FLOPs       {_against(self.flops_before, self.flops_after, 1e9, 'G')} ({size})")

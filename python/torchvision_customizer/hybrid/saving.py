@@ -141,7 +141,8 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> H
     misfits = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
     for what, names in (("lacks", missing), ("also has", unknown), ("has another shape of", misfits)):
         if names:
-            raise WeightsError(f"{folder}: {WEIGHTS} {what} '{names[0]}' and {len(names) - 1} more, so it does not fit {RECIPE}")
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise WeightsError(f"{folder}: {WEIGHTS} {what} '{names[0]}'{more}, so it does not fit {RECIPE}")
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.data = tensor.data.to(tensors[key].dtype)

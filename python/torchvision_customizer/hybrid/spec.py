@@ -67,8 +67,9 @@ class Inject(Wrap):
 
     Attributes:
         at: ``auto`` (``residual`` where a block adds, ``output`` where it concatenates, and the end of each stage in a plain
-            stack of layers); ``residual``, on the branch, before the last addition; ``residual[i]``, before the i-th addition, counted from 0; ``input``; ``output``; ``before:NAME`` or ``after:NAME``,
-            with ``[i]`` where the child is called several times.
+            stack of layers); ``residual``, on the branch, before the last addition; ``residual[i]``, before the i-th addition,
+            counted from 0; ``input``; ``output``; ``before:NAME`` or ``after:NAME``, with ``[i]`` where the child is called
+            several times.
         schedule: for a block with a ``drop_prob``. ``constant`` gives every block the same; with ``linear`` the l-th of L
             blocks gets l/L of it, as in the paper of stochastic depth.
     """

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from ..errors import WeightsError, nearest
 from .backbones import find_family
 from .model import HybridModel
 from .opened import original_class
-from .weights import bare_names, resolve_file, is_counter_of_old, misfit, read_state_dict, state_dict_in
+from .weights import bare_names, is_counter_of_old, misfit, read_state_dict, resolve_file, state_dict_in, versioned
 
 Source = nn.Module | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -258,9 +257,11 @@ def _compare(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, 
             report.skipped_shape_mismatch.append((name, tuple(tensors[name].shape), tuple(tensor.shape)))
     loaded = {id(own[name]) for name in report.loaded}
     family = find_family(model)
-    stages = family.stages if family else ()
+    containers = {glob.rpartition(".")[0] for glob in family.body} if family else set()
     for name, parameter in model.named_parameters():
-        child = next((stage for stage in stages if name.startswith(f"{stage}.")), name.partition(".")[0])
+        # Where all stages are children of one module (features, encoder.layers), its children are the parts.
+        container = next((path for path in containers if path and name.startswith(f"{path}.")), "")
+        child = ".".join(name.split(".")[: container.count(".") + 2 if container else 1])
         part, whole = report.by_child.get(child, (0, 0))
         size = parameter.numel()
         report.by_child[child] = part + size * (id(parameter) in loaded), whole + size
@@ -272,7 +273,7 @@ def _load(model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Ten
         if own[name].is_meta or tensors[name].is_meta:
             side = "target" if own[name].is_meta else "source"
             raise WeightsError(f"'{name}' of the {side} is on the meta device and has no values (model.to_empty gives it some)")
-    model.load_state_dict({name: tensors[name] for name in report.loaded}, strict=False)
+    model.load_state_dict(versioned({name: tensors[name] for name in report.loaded}, model), strict=False)
 
 
 def _initialize(model: nn.Module, own: Mapping[str, Tensor], loaded: Iterable[str], how: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -216,8 +217,15 @@ def load(
         raise WeightsError(f"{source} does not fit {model_name}: {problem}")
     new = [name for name in own if name in in_head]
     loaded = {name: tensor for name, tensor in tensors.items() if name not in in_head}
-    model.load_state_dict(loaded, strict=False)
+    model.load_state_dict(versioned(loaded, model), strict=False)
     return match(model, source, loaded, lacking, new)
+
+
+def versioned(tensors: Mapping[str, Tensor], model: nn.Module) -> OrderedDict[str, Tensor]:
+    """A state dict that says of each module the version that the model has: MNASNet does not load one that says nothing."""
+    found = OrderedDict(tensors)
+    found._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+    return found
 
 
 def covers(tensors: Mapping[str, Tensor], model: nn.Module, heads: Iterable[str], new_modules: Iterable[str]) -> bool:
