@@ -36,12 +36,13 @@ def functions_of(target: str) -> frozenset[Any]:
 
 
 @contextmanager
-def modules_that_call(model: nn.Module, functions: frozenset[Any]) -> Iterator[dict[str, None]]:
-    """Within it, paths of modules that call one of ``functions`` in their own forward are noted as the model runs."""
+def modules_that_call(model: nn.Module, functions: frozenset[Any]) -> Iterator[tuple[dict[str, None], set[str]]]:
+    """Within it, it is noted as the model runs which modules call one of ``functions`` in their own forward, and which run."""
     methods = {getattr(torch.Tensor, name) for name in functions if isinstance(name, str)}
     wanted = methods | {function for function in functions if not isinstance(function, str)}
     callers: dict[str, None] = {}
     running: list[str] = []
+    ran: set[str] = set()
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,10 +53,10 @@ def modules_that_call(model: nn.Module, functions: frozenset[Any]) -> Iterator[d
     handles = []
     for path, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, path=path: running.append(path)))
-        handles.append(module.register_forward_hook(lambda *_: (running.pop(), None)[1]))
+        handles.append(module.register_forward_hook(lambda *_: ran.add(running.pop())))
     try:
         with Watch():
-            yield callers
+            yield callers, ran
     finally:
         for handle in handles:
             handle.remove()

@@ -141,11 +141,13 @@ class _Planner:
         return [change for change in self.changes if isinstance(change, _Exchange)]
 
     def add(self, place: str, target: str, operation: Operation) -> None:
-        if isinstance(operation, Wrap):
+        if not isinstance(operation, Remove):
+            assert isinstance(operation, Wrap | Replace)
             try:
                 block = registry.canonical_name(operation.type)
                 registry.check_parameters(block, operation.params)
-                _check_block(block, operation)
+                if isinstance(operation, Wrap):
+                    _check_block(block, operation)
             except ValueError as error:
                 raise PatchError(f"{place}: {error}") from error
         functions = functions_of(target) if isinstance(operation, Replace) else frozenset()
@@ -213,9 +215,17 @@ class _Planner:
 
     def _calls_of(self, functions: frozenset[Any]) -> list[str]:
         """Paths of the modules, not torch's own, that call one of the functions themselves."""
-        with fake_tensors() as mode, hooks_set_aside(self.model), modules_that_call(self.model, functions) as callers:
+        with fake_tensors() as mode, hooks_set_aside(self.model), modules_that_call(self.model, functions) as (callers, ran):
             self._run(mode)
-        return [path for path in callers if not _is_of_torch(self.model.get_submodule(path))]
+        own = {path: module for path, module in self.model.named_modules() if not _is_of_torch(module)}
+        found = [path for path in callers if path in own]
+        for path, module in own.items():
+            # Auxiliary heads run in training only; of those it is read off their code.
+            if path not in ran and type(module).forward not in (nn.Sequential.forward, nn.Module.forward):
+                with contextlib.suppress(NoPlace):
+                    if any(node.op != "call_module" and node.target in functions for node in self._graph(path, module).nodes):
+                        found.append(path)
+        return found
 
     def _exchange_functions(self, place: str, calls: list[str], functions: frozenset[Any], operation: Replace) -> None:
         for path in calls:
@@ -409,7 +419,8 @@ class _Planner:
             parameters=sizes[0] - sizes[1],
             device=like.device,
             dtype=like.dtype,
-            replaced=Replaced(old, sample_of(exchange.seen), replacement.carried, replacement.exact),
+            replaced=Replaced(old, sample_of(exchange.seen), replacement.carried),
+            exact=replacement.exact,
             note=replacement.note,
         )
 
@@ -417,6 +428,24 @@ class _Planner:
         """Make the block on fake tensors and run it, so that whatever it refuses is refused here."""
         operation = insertion.operation
         where = f"{insertion.place}: {insertion.child_path}"
+        if not insertion.seen and isinstance(operation, Replace):  # a function in a part that runs in training only
+            name = registry.canonical_name(operation.type)
+            like = next(self.model.get_submodule(insertion.path).parameters(), torch.empty(0))
+            try:
+                size = sum(p.numel() for p in _make(name, operation.params, like.device, like.dtype, 1).parameters())
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise PatchError(f"{where}: {str(error).strip().splitlines()[0]}") from error
+            return Edit(
+                path=insertion.path,
+                child_path=insertion.child_path,
+                place=insertion.text,
+                block=name,
+                params=operation.params,
+                parameters=size,
+                device=like.device,
+                dtype=like.dtype,
+                exact=False,
+            )
         if not insertion.seen:
             raise PatchError(f"{where}: no tensor passes there; {insertion.path} is not run by the model, or returns none")
         seen = insertion.seen[0]
@@ -452,6 +481,7 @@ class _Planner:
             device=seen.device,
             dtype=seen.dtype,
             channel_dim=channel_dim,
+            exact=isinstance(operation, Wrap),
         )
 
 
@@ -574,7 +604,7 @@ def apply(plan: Plan) -> HybridModel:
         for path, graph in plan._graphs.items()
         if path
     }
-    drift = _Drift(model, plan) if any(edit.replaced and not edit.replaced.exact for edit in plan.edits) else None
+    drift = None if all(edit.exact for edit in plan.edits) else _Drift(model, plan)
     # From here on nothing fails. Outer blocks first: an inner one is then put into the opened outer one.
     hybrid = become_hybrid(model)
     for path in sorted(opened, key=lambda path: path.count(".")):

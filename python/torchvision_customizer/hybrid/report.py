@@ -20,13 +20,11 @@ class Replaced:
         module: itself, with the tensors that go on shared with the new one.
         sample: shape of one sample of what it is given, where that is one tensor.
         carried: names of its tensors that go on in the new one.
-        exact: whether the new one is the same function.
     """
 
     module: nn.Module
     sample: tuple[int, ...] | None
     carried: tuple[str, ...]
-    exact: bool
 
     def put_back(self, new: nn.Module) -> nn.Module:
         """The old module, with what it shared with the new one as that is now."""
@@ -56,6 +54,7 @@ class Edit:
         dtype: their type.
         channel_dim: where the channels of what it sees are, 1 or -1.
         replaced: the module that made way, if one did.
+        exact: whether the model is the same function after it.
         note: what is to be said of it.
     """
 
@@ -69,6 +68,7 @@ class Edit:
     dtype: torch.dtype
     channel_dim: int = 1
     replaced: Replaced | None = None
+    exact: bool = True
     note: str = ""
 
     def __str__(self) -> str:
@@ -77,11 +77,6 @@ class Edit:
         count = f"{self.parameters:+,}" if self.replaced else f"{self.parameters:,}"
         text = f"{self.child_path}: {self.block}({params}) {at} {self.place}, {count} parameters"
         return f"{text}; {self.note}" if self.note else text
-
-    @property
-    def new_tensors(self) -> tuple[str, ...]:
-        """Names, or beginnings of names, of tensors that the original model has not."""
-        return (f"{self.child_path}.",)
 
 
 @dataclass(frozen=True)
