@@ -42,7 +42,6 @@ _PUBLIC = {
     "unpatch": "hybrid",
     "save": "hybrid",
     "load": "hybrid",
-    "calibrate": "hybrid",
     "partial_load": "hybrid",
     "transfer_weights": "hybrid",
     "match_state_dict": "hybrid",
