@@ -11,8 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: build
 	$(BIN)/python examples/demo.py
 
+# Two workers, and then, with the machine to themselves, the tests that measure time.
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not full and not alone"
+	$(BIN)/python -m pytest -q -m "alone and not full"
 
 test-all: lint
 	$(BIN)/python tests/run_all.py
@@ -28,7 +30,7 @@ $(VENV)/installed: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch
 	$(PIP) install -c constraints.txt torchvision scikit-build-core pybind11 ninja cmake pyyaml click rich pydantic safetensors \
-	  timm pytest pytest-benchmark hypothesis matplotlib ruff mypy types-PyYAML clang-format torch-abi-audit
+	  timm pytest pytest-benchmark pytest-xdist hypothesis matplotlib ruff mypy types-PyYAML clang-format torch-abi-audit
 	touch $@
 
 # Native files are built once, in build/native, for the editable installation and for the wheel. No build isolation: it would

@@ -73,6 +73,7 @@ def test_version() -> None:
     assert (result.exit_code, result.output) == (0, version("torchvision-customizer") + "\n")
 
 
+@pytest.mark.alone
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     """Under 0.3 s, at the median of three. A machine that was busy gets two more chances to show that it can."""
     for _ in range(3):

@@ -114,9 +114,9 @@ def train_new_modules(model):
 
 def backbones(usual):
     names = [name for name in list_backbones() if name not in GIANTS]
-    params = [pytest.param(name, marks=[] if name in usual else pytest.mark.full, id=name) for name in names]
-    # By the scope, tests are ordered by their backbone, and each is made once.
-    return pytest.mark.parametrize("name", params, scope="module")
+    # By scope and group, the tests of a backbone follow each other in one process, and it is made once.
+    marks = {name: [pytest.mark.xdist_group(name)] + ([] if name in usual else [pytest.mark.full]) for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in names], scope="module")
 
 
 every_backbone = backbones(FIRST)
@@ -249,6 +249,16 @@ def test_compiled_models_agree(name):
     torch._dynamo.reset()
     compiled = torch.compile(hybrid, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), hybrid(x))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FIRST])
+@torch.no_grad()
+def test_inductor_agrees(name):
+    hybrid = train_new_modules(patched(name))
+    x = images(hybrid)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(hybrid, fullgraph=True)(x), hybrid(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.full) for name in GIANTS])

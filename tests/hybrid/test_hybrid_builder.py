@@ -408,6 +408,7 @@ def test_the_state_dict_travels(saved):
     random_resnet18(patches=SE_EVERYWHERE).load_state_dict(torch.load(buffer, weights_only=True))
 
 
+@pytest.mark.alone
 def test_patching_costs_little_time():
     """At most half a second more than torchvision's constructor, which is what the best of a few runs shows on a quiet core."""
 

@@ -1,11 +1,12 @@
 """Torchvision models, patched: ``plan``, ``apply``, ``unpatch``, and a builder that does all of it."""
 
+from .applying import apply, unpatch
 from .builder import HybridBuilder, create_hybrid
 from .calibration import calibrate
 from .finetuning import GradualUnfreezing, freeze, parameter_groups, unfreeze
 from .model import HybridModel
 from .opened import OpenedBlock
-from .plan import Plan, apply, plan, unpatch
+from .plan import Plan, plan
 from .report import BuildReport
 from .saving import load, save
 from .views import Stage

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from .._torchvision import models
 from ..errors import nearest
+from .applying import apply, unpatch
 from .backbones import check_backbone, find_family, list_backbones
 from .heads import HeadSpec, change_head
 from .model import HybridModel, note
-from .plan import apply, plan, unpatch
+from .plan import plan
 from .report import WeightsMatch
 from .weights import Weights, cached_file, covers, load, load_torchvision, match, read_state_dict, resolve_file, resolve_weights
 

@@ -41,18 +41,29 @@ def graph_of(block: nn.Module) -> fx.Graph:
         return copy.deepcopy(block.graph)
     if original_class(block).__module__.partition(".")[0] == "torch":
         raise NoPlace("is a module of torch, not a block (wrap puts a block behind any module)")
-    graphs = []
-    for training in (False, True):
-        # A shallow copy has the same children, and can be switched without touching the block.
-        clone = copy.copy(block)
-        clone.training = training
-        try:
-            graphs.append(BlockTracer().trace(clone))
-        except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-            raise NoPlace(f"cannot be opened: {str(error).splitlines()[0]}") from error
-    if str(graphs[0]) != str(graphs[1]):
+    try:
+        graph, reads_mode = _trace(block, training=False)
+        differs = reads_mode and str(_trace(block, training=True)[0]) != str(graph)
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise NoPlace(f"cannot be opened: {str(error).splitlines()[0]}") from error
+    if differs:
         raise NoPlace("cannot be opened: its forward reads self.training")
-    return graphs[0]
+    return graph
+
+
+def _trace(block: nn.Module, training: bool) -> tuple[fx.Graph, bool]:
+    """The graph of a block in one mode, and whether its forward asks for the mode; tracing takes its time."""
+    asked = []
+
+    def mode(_: nn.Module) -> bool:
+        asked.append(True)
+        return training
+
+    # A shallow copy has the same children, and can be switched without touching the block.
+    clone = copy.copy(block)
+    kind = type(block)
+    clone.__class__ = type(kind.__name__, (kind,), {"training": property(mode), "__module__": kind.__module__})
+    return BlockTracer().trace(clone), bool(asked)
 
 
 @dataclass(frozen=True)

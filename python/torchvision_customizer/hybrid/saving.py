@@ -159,8 +159,9 @@ def _make(
     patches: Any,
     model: nn.Module | None,
 ) -> HybridModel:
+    from .applying import apply
     from .builder import HybridBuilder
-    from .plan import apply, plan
+    from .plan import plan
 
     first, *more = patches if isinstance(patches, list) else [patches]
     options = {"num_classes": head.num_classes, "dropout": head.dropout, "hidden": head.hidden}
