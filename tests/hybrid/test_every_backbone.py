@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchvision_customizer import fuse, unfuse
 from torchvision_customizer._torchvision import models
 from torchvision_customizer.hybrid import HybridBuilder, HybridModel, apply, plan, unpatch
 from torchvision_customizer.hybrid.backbones import find_family, list_backbones
@@ -222,6 +223,20 @@ def test_copies_files_and_scripts_agree(name, tmp_path):
     for _ in range(2):
         out = scripted(x)
         assert torch.equal(out if isinstance(out, torch.Tensor) else out[0], expected)
+
+
+@every_backbone
+@torch.no_grad()
+def test_fused_models_agree_and_are_unfused(name):
+    hybrid = train_new_modules(patched(name))
+    x = images(hybrid)
+    expected = hybrid(x)
+    for inference in (False, True):
+        fuse(hybrid, inference=inference, example_input=x)
+        # Folding norms rounds every layer anew, and a random Inception carries that up.
+        torch.testing.assert_close(hybrid(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        unfuse(hybrid)
+        assert torch.equal(hybrid(x), expected)
 
 
 def note_origin(hybrid, name):

@@ -196,7 +196,8 @@ def unfuse_tails(model: nn.Module, tails: dict[str, tuple[Tail, ...]], opened: I
 
 
 def _is_fused(node: fx.Node) -> bool:
-    return node.op == "call_module" and len(node.args) == 4
+    # MaxViT's modules, too, are called with four values, but with no activation among them.
+    return node.op == "call_module" and len(node.args) == 4 and isinstance(node.args[2], str)
 
 
 def _fuse_tail(found: Opened, node: fx.Node) -> tuple[fx.Node, Tail, str]:
