@@ -2,6 +2,7 @@
 
 from .builder import HybridBuilder, create_hybrid
 from .calibration import calibrate
+from .diff import ModelDiff, diff
 from .finetuning import GradualUnfreezing, freeze, parameter_groups, unfreeze
 from .model import HybridModel
 from .opened import OpenedBlock
@@ -16,6 +17,7 @@ __all__ = [
     "GradualUnfreezing",
     "HybridBuilder",
     "HybridModel",
+    "ModelDiff",
     "OpenedBlock",
     "Plan",
     "Stage",
@@ -23,6 +25,7 @@ __all__ = [
     "apply",
     "calibrate",
     "create_hybrid",
+    "diff",
     "freeze",
     "load",
     "match_state_dict",
