@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Of Okabe's and Ito's colours, as in the pictures of the benchmarks.
 _NEW, _STAGE, _EDGE, _TEXT, _QUIET = "#E69F00", "#EAF3FA", "#0072B2", "#222222", "#555555"
 _DOTS = 150
-_LETTERS, _HEADING = 7.5, 9.0  # in points
+_LETTERS, _HEADING, _HEADLINE = 7.5, 9.0, 11.0  # in points
 # In inches.
 _ROW, _GAP, _PAD, _HEADER, _TITLE, _WIDEST = 0.24, 0.3, 0.1, 0.62, 0.75, 17.0
 
@@ -78,6 +78,7 @@ def draw(model: HybridModel, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ImportError: matplotlib is not installed; the message says what to install.
+        FileNotFoundError: there is no such folder.
         ValueError: the model has no stages, or matplotlib does not know the kind of file.
     """
     try:
@@ -85,15 +86,20 @@ def draw(model: HybridModel, path: str | os.PathLike[str]) -> Path:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ImportError("plots need matplotlib: pip install 'torchvision-customizer[plot]'") from error
+    file = Path(path)
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"draw: there is no folder {file.parent}")
     lines = _broken(_columns(model))
-    width = max(max(sum(column.width + _GAP for column in line) for line in lines) + _GAP, 6.0)
+    title = _title(model)
+    widths = [sum(column.width + _GAP for column in line) for line in lines]
+    width = max(*widths, _width(title, _HEADLINE) + _GAP) + _GAP
     height = _TITLE + sum(max(column.height for column in line) + _GAP for line in lines)
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)  # no window, and no state of pyplot's
     # One unit is an inch, so that what fits its box fits in every picture.
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    _draw_title(axes, model)
+    _draw_title(axes, title, bool(new_modules(model)))
     top = _TITLE
     for line in lines:
         left = _GAP
@@ -104,7 +110,6 @@ def draw(model: HybridModel, path: str | os.PathLike[str]) -> Path:
                 arrow: dict[str, Any] = {"arrowstyle": "->", "color": _QUIET}
                 axes.annotate("", (left - 0.04, top + 0.3), (left - _GAP + 0.04, top + 0.3), arrowprops=arrow)
         top += max(column.height for column in line) + _GAP
-    file = Path(path)
     figure.savefig(file, dpi=_DOTS)
     return file
 
@@ -150,12 +155,15 @@ def _broken(columns: list[_Column]) -> list[list[_Column]]:
     return lines
 
 
-def _draw_title(axes: Axes, model: HybridModel) -> None:
+def _title(model: HybridModel) -> str:
     report = model.report
     size = "×".join(map(str, report.input_shape))
     costs = f"{report.parameters_after / 1e6:.2f} M parameters, {report.flops_after / 1e9:.2f} GFLOPs for one sample of {size}"
-    axes.text(_GAP, 0.32, f"{report.backbone}: {costs}", fontsize=11, fontweight="bold", color=_TEXT, va="center")
-    changed = bool(new_modules(model))
+    return f"{report.backbone}: {costs}"
+
+
+def _draw_title(axes: Axes, title: str, changed: bool) -> None:
+    axes.text(_GAP, 0.32, title, fontsize=_HEADLINE, fontweight="bold", color=_TEXT, va="center")
     legend = "put in by a patch, or a new head" if changed else "nothing is changed"
     if changed:
         _box(axes, _GAP, 0.5, 0.2, 0.14, _NEW)
@@ -195,6 +203,6 @@ def _width(text: str, size: float = _LETTERS) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    weight = "bold" if size == _HEADING else "normal"
+    weight = "normal" if size == _LETTERS else "bold"
     width: float = TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).get_extents().x1
     return 1.05 * width / 72
