@@ -122,7 +122,7 @@ def test_values():
     weight, batches = found.tensors
     assert (weight.path, weight.values) == ("weight", 3) and weight.largest != weight.largest
     assert (batches.path, batches.values, batches.largest) == ("num_batches_tracked", 1, 2.0)
-    assert str(batches) == "buffer int64 [], 1 values differ, by up to 2"
+    assert str(batches) == "buffer int64 [], 1 value differs, by up to 2"
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["tensors"][0]["largest"] is None
     one.weight.data = other.weight.data.clone()
     assert [change.path for change in diff(one, other).changes] == ["num_batches_tracked"], "NaN is NaN"

@@ -123,7 +123,7 @@ def build_model(
 def is_folder(source: str) -> bool:
     """Whether a model is named as a saved folder, and not as a backbone.
 
-    What ``save`` has written is one, under whatever name; so is any path, that the error says what is wrong with it.
+    What ``save`` has written is one, whatever its name; so is anything with a separator, for the error to say what it lacks.
     """
     path = Path(source).expanduser()
     return (path / "recipe.yaml").is_file() or path.name != source

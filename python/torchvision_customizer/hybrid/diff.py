@@ -71,7 +71,8 @@ class TensorChange(Change):
 
     def __str__(self) -> str:
         text = super().__str__()
-        return f"{text}, {self.values:,} values differ, by up to {self.largest:.3g}" if self.values else text
+        values = "1 value differs" if self.values == 1 else f"{self.values:,} values differ"
+        return f"{text}, {values}, by up to {self.largest:.3g}" if self.values else text
 
 
 @dataclass(frozen=True)
