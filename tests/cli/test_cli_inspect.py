@@ -103,7 +103,7 @@ def test_tree() -> None:
         "│ └─ + after Sequential 64×112×112 3 0.000",
         "│ └─ + eca ECABlock 64×112×112 3 0.000",
         "│ ├─ 0 BasicBlock 512×7×7 3,706,400 359.727",
-        "│ │ ├─ + se SEBlock 512×7×7 33,312 0.066",
+        "│ │ └─ + se SEBlock 512×7×7 33,312 0.066",
         "└─ + fc Linear 10 5,130 0.010",
         "BasicBlock layer2.0 layer3.0 residual, input, output, before|after: conv1 bn1 relu[0] relu[1] conv2 bn2 downsample",
     ):

@@ -140,7 +140,7 @@ class ModelDiff:
 
         Of a module that only one model has, the tensors are not shown.
         """
-        shown = {change.path: change for change in self._outer_tensors_only() if change.path}
+        shown = {change.path: change for change in self._without_inner_tensors() if change.path}
         children: dict[str, dict[str, None]] = {}
         for path in shown:
             while path:
@@ -162,7 +162,7 @@ class ModelDiff:
         """A short table: the outermost modules that differ, the tensors beside them, and the parameters of each part."""
         modules = {change.path: change for change in self.modules}
         outer = [c for c in modules.values() if c.mark == "~" or modules.get(_parent(c), _BOTH).mark != c.mark]
-        tensors = [change for change in self._outer_tensors_only() if isinstance(change, TensorChange)]
+        tensors = [change for change in self._without_inner_tensors() if isinstance(change, TensorChange)]
         lines = [self._headline()]
         for what, changes in (("modules", outer), ("tensors", tensors)):
             if changes:
@@ -173,7 +173,7 @@ class ModelDiff:
         lines += ["parameters"] if parts else []
         return "\n".join(lines + [f"  {p.path or '(its own)'}: {p.a:,} -> {p.b:,} ({p.b - p.a:+,})" for p in parts])
 
-    def _outer_tensors_only(self) -> list[Change]:
+    def _without_inner_tensors(self) -> list[Change]:
         """The changes but for tensors of modules that only one model has."""
         one_sided = {change.path for change in self.modules if change.mark != "~"}
         return [change for change in self.changes if isinstance(change, ModuleChange) or _parent(change) not in one_sided]
