@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import takewhile
@@ -121,7 +122,8 @@ def _columns(model: HybridModel) -> list[_Column]:
         stride = f", stride {stage.stride}" if stage.stride else ""
         parts.append((f"stage {number}", f"{stage.channels} channels{stride}", stage.paths))
     parts.append(("head", "", anatomy.head))
-    new = new_modules(model)
+    new = {path: path.rpartition(".")[2] for path in new_modules(model)}
+    new |= {edit.child_path: edit.block for edit in model._hybrid_state.edits}
     found = []
     for title, channels, paths in parts:
         parameters = {p: p.numel() for path in paths for p in model.get_submodule(path).parameters()}
@@ -132,15 +134,18 @@ def _columns(model: HybridModel) -> list[_Column]:
     return found
 
 
-def _rows(path: str, module: nn.Module, new: tuple[str, ...]) -> list[_Row]:
-    """The blocks of a module: itself, or its children where it only holds blocks one behind the other."""
+def _rows(path: str, module: nn.Module, new: Mapping[str, str]) -> list[_Row]:
+    """The blocks of a module: itself, or its children where it only holds blocks one behind the other.
+
+    ``new`` has what is written of new modules, by path.
+    """
     plain = original_class(module) in (nn.Sequential, nn.ModuleDict)
     stacked = isinstance(module, nn.ModuleDict) or type(module).forward is nn.Sequential.forward
     # RegNet's stages are of a class of their own, and so is a convolution with its norm, which holds layers of torch.
     holds_blocks = any(original_class(child).__module__.partition(".")[0] != "torch" for child in module.children())
     if path not in new and stacked and (plain or holds_blocks):
         return [row for name, child in module.named_children() for row in _rows(f"{path}.{name}", child, new)]
-    names = Counter(inner.rpartition(".")[2] for inner in new if inner.startswith(f"{path}."))
+    names = Counter(name for inner, name in new.items() if inner.startswith(f"{path}."))
     inside = tuple(name if count == 1 else f"{name} ×{count}" for name, count in names.items())
     return [_Row(path, original_class(module).__name__, path in new, inside)]
 
