@@ -40,6 +40,8 @@ _PUBLIC = {
     "apply": "hybrid",
     "calibrate": "hybrid",
     "unpatch": "hybrid",
+    "ModelDiff": "hybrid",
+    "diff": "hybrid",
     "save": "hybrid",
     "load": "hybrid",
     "partial_load": "hybrid",

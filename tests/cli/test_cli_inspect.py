@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
+import torchvision_customizer as tvc
 from torchvision_customizer.cli import main
 
 
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, ["inspect", *args])
+
+
 def inspect(*args: str) -> Result:
-    return CliRunner().invoke(main, ["inspect", "--backbone", "resnet18", *args])
+    return run("--backbone", "resnet18", *args)
 
 
 def test_patched() -> None:
@@ -43,3 +51,140 @@ def test_unpatched() -> None:
     assert "nothing is changed" in result.stdout
     before, after = json.loads(inspect("--json").stdout)["parts"][-1]["parameters"]
     assert before == after == 11_689_512
+
+
+def test_a_name_without_an_option() -> None:
+    assert json.loads(run("resnet18", "--json").stdout) == json.loads(inspect("--json").stdout)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ([], "expected one of MODEL and --backbone, got neither"),
+        (["resnet18", "--backbone", "resnet34"], "expected one of MODEL and --backbone, got both 'resnet18' and 'resnet34'"),
+        (["resnte18"], "Invalid value for MODEL: unknown backbone 'resnte18', did you mean 'resnet18'?"),
+        (
+            ["./saved", "--num-classes", "3"],
+            "--num-classes is for a backbone; the folder ./saved has weights and a head of its own",
+        ),
+    ],
+)
+def test_wrong_names(args: list[str], message: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_saved(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    model = tvc.HybridBuilder().from_torchvision("resnet18", weights=None, patches={"layer4": {"inject": "se"}}, num_classes=10)
+    tvc.save(model, folder)
+    result = run(str(folder), "--patch", "layer3=wrap:se")
+    assert result.exit_code == 0, result.stderr
+    assert "resnet18: 3 new modules" in result.stdout
+    assert f"Weights: those of {folder}" in result.stdout
+    result = run(str(folder), "--patch", "layer3=wrap:see")
+    assert result.exit_code == 2
+    assert "Invalid value for --patch 1: wrap: unknown block 'see', did you mean 'se'" in result.stderr
+
+
+def test_no_saved_model(tmp_path: Path) -> None:
+    result = run(str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path} is not a saved model: it has no recipe.yaml\n"
+
+
+def test_tree() -> None:
+    result = inspect("--tree", "--patch", "layer4=inject:se", "--patch", "conv1=wrap:eca", "--num-classes", "10")
+    assert result.exit_code == 0, result.stderr
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    for line in (
+        "├─ conv1 Conv2d 64×112×112 9,411 236.028",
+        "│ └─ + after Sequential 64×112×112 3 0.000",
+        "│ └─ + eca ECABlock 64×112×112 3 0.000",
+        "│ ├─ 0 BasicBlock 512×7×7 3,706,400 359.727",
+        "│ │ └─ + se SEBlock 512×7×7 33,312 0.066",
+        "└─ + fc Linear 10 5,130 0.010",
+        "BasicBlock layer2.0 layer3.0 residual, input, output, before|after: conv1 bn1 relu[0] relu[1] conv2 bn2 downsample",
+    ):
+        assert line in lines
+    assert "fc1" not in result.stdout  # below the depth
+
+
+def test_depth() -> None:
+    result = inspect("--tree", "--depth", "1")
+    assert "layer1" in result.stdout and "BasicBlock" not in result.stdout
+
+
+def test_places_can_be_patched() -> None:
+    """Every place that the tree names is one that a patch takes."""
+    from torchvision_customizer.hybrid import plan
+    from torchvision_customizer.hybrid.outline import outline
+
+    model = tvc.HybridBuilder().from_torchvision("resnet18", weights=None)
+    block = outline(model).children[5].children[0]
+    assert block.path == "layer2.0"
+    for at in block.places:
+        (edit,) = plan(model, {"layer2.0": {"inject": {"type": "se", "at": at}}}).edits
+        assert edit.child_path == "layer2.0.se"
+
+
+def test_json_of_stages_and_tree() -> None:
+    result = run("vgg11", "--json", "--tree")
+    values = json.loads(result.stdout)
+    assert [(stage["channels"], stage["stride"]) for stage in values["stages"]] == [
+        (64, 1),
+        (128, 2),
+        (256, 4),
+        (512, 8),
+        (512, 16),
+    ]
+    assert values["stages"][0]["paths"] == ["features.0", "features.1"]
+    tree = values["tree"]
+    assert (tree["path"], tree["class"], tree["shape"], tree["parameters"]) == ("", "VGG", [1000], 132_863_336)
+    assert tree["children"][0]["places"] == ["auto"] and tree["children"][2]["places"] == []
+    assert "tree" not in json.loads(inspect("--json").stdout)
+
+
+@pytest.mark.parametrize("name", ["picture.png", "picture.svg"])
+def test_plot(tmp_path: Path, name: str) -> None:
+    result = inspect("--patch", "layer4=inject:se", "--plot", str(tmp_path / name))
+    assert result.exit_code == 0, result.stderr
+    assert f"Picture: {tmp_path / name}" in result.stdout
+    assert (tmp_path / name).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("backbone, patches", [("resnet18", {"layer*": {"inject": "se"}}), ("mobilenet_v3_small", {})])
+def test_what_a_plot_says_is_within_its_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, patches: dict[str, object]
+) -> None:
+    from matplotlib.figure import Figure
+
+    from torchvision_customizer.hybrid.picture import draw
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw(tvc.HybridBuilder().from_torchvision(backbone, weights=None, patches=patches), tmp_path / "x.png")
+    (figure,) = drawn
+    figure.set_dpi(150)
+    axes = figure.axes[0]
+    boxes = [patch.get_window_extent() for patch in axes.patches]
+    texts = [(text.get_text(), text.get_window_extent()) for text in axes.texts if text.get_text()]
+    assert [text for text, _ in texts].count("se") == 8 * bool(patches)
+    for text, place in texts[2:]:  # title and legend are in no box
+        own = min((box for box in boxes if box.contains(place.x0, (place.y0 + place.y1) / 2)), key=lambda box: box.width)
+        assert place.x1 < own.x1, text
+    for (one, a), (other, b) in ((x, y) for i, x in enumerate(texts) for y in texts[:i]):
+        assert not a.overlaps(b), f"{one} and {other}"
+
+
+def test_plot_into_no_folder(tmp_path: Path) -> None:
+    result = inspect("--plot", str(tmp_path / "nowhere" / "x.png"))
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, f"Error: draw: there is no folder {tmp_path / 'nowhere'}")
+
+
+def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = inspect("--plot", str(tmp_path / "x.png"))
+    assert result.exit_code == 1
+    assert "plots need matplotlib: pip install 'torchvision-customizer[plot]'" in result.stderr

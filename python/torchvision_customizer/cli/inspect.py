@@ -1,50 +1,109 @@
-"""``tvc inspect``: what patches change, and what they cost."""
+"""``tvc inspect``: what a model is made of, what patches change in it, and what they cost."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import build_model, model_options
+from ._model import build_model, build_options, is_folder, open_model
 from ._output import console, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from ..hybrid import BuildReport, HybridModel
+    from ..hybrid.outline import ModuleOutline
 
 
-@click.command(help="Show what patches change in a model, and what they cost in parameters and FLOPs.")
-@model_options
+@click.command(
+    help="Show what a model is made of, what patches change in it, and what they cost in parameters and FLOPs. MODEL is the "
+    "name of a torchvision classifier, or a folder that torchvision_customizer.save has written."
+)
+@click.argument("model", required=False)
+@click.option("--backbone", metavar="NAME", help="A torchvision classifier, in place of MODEL; see list-backbones.")
+@build_options
+@click.option("--tree", is_flag=True, help="Print all modules as a tree, and where in its blocks a patch can go.")
+@click.option("--depth", type=click.IntRange(min=1), default=3, show_default=True, help="Levels of modules in the tree.")
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the model into a picture: png, svg, pdf.",
+)
 @json_option
-def inspect(backbone: str, patch: tuple[str, ...], weights: str | None, num_classes: int | None, as_json: bool) -> None:
-    model = build_model(backbone, patch, weights, num_classes)
-    report = model.report
-    stages = _stages(model, report)
+def inspect(
+    model: str | None,
+    backbone: str | None,
+    patch: tuple[str, ...],
+    weights: str | None,
+    num_classes: int | None,
+    tree: bool,
+    depth: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    source, made = _make(model, backbone, patch, weights, num_classes)
+    report = made.report
+    parts = _parts(made, report)
+    if plot is not None:
+        from ..hybrid.picture import draw
+
+        draw(made, plot)
     if as_json:
-        print_json(_values(report, stages))
+        print_json(_values(made, report, parts) | ({"tree": _outline(made, depth).to_dict()} if tree else {}))
         return
-    _print_tree(report)
+    if tree:
+        _print_modules(_outline(made, depth), report)
+    else:
+        _print_changes(report)
     size = "×".join(map(str, report.input_shape))
     print_table(
         f"Parameters in millions; FLOPs in billions, for one sample of {size}",
         ("part", "parameters before", "after", "FLOPs before", "after"),
         [
             (
-                stage["part"],
-                f"{stage['parameters'][0] / 1e6:.3f}",
-                f"{stage['parameters'][1] / 1e6:.3f}",
-                f"{stage['flops'][0] / 1e9:.3f}",
-                f"{stage['flops'][1] / 1e9:.3f}",
+                part["part"],
+                f"{part['parameters'][0] / 1e6:.3f}",
+                f"{part['parameters'][1] / 1e6:.3f}",
+                f"{part['flops'][0] / 1e9:.3f}",
+                f"{part['flops'][1] / 1e9:.3f}",
             )
-            for stage in stages
+            for part in parts
         ],
         right=("parameters before", "FLOPs before", "after"),
     )
-    click.echo(f"Weights: {report.weights or 'random'}")
+    click.echo(f"Weights: {report.weights or (f'those of {source}' if is_folder(source) else 'random')}")
+    if plot is not None:
+        click.echo(f"Picture: {plot}")
 
 
-def _stages(model: HybridModel, report: BuildReport) -> list[dict[str, Any]]:
+def _make(
+    model: str | None, backbone: str | None, patch: tuple[str, ...], weights: str | None, num_classes: int | None
+) -> tuple[str, HybridModel]:
+    """What the model is named by, and the model."""
+    if (model is None) == (backbone is None):
+        got = "neither" if model is None else f"both '{model}' and '{backbone}'"
+        raise click.UsageError(f"expected one of MODEL and --backbone, got {got}")
+    if model is None:
+        assert backbone is not None
+        return backbone, build_model(backbone, patch, weights, num_classes)
+    if not is_folder(model):
+        return model, build_model(model, patch, weights, num_classes, hint="MODEL")
+    if weights is not None or num_classes is not None:
+        option = "--weights" if weights is not None else "--num-classes"
+        raise click.UsageError(f"{option} is for a backbone; the folder {model} has weights and a head of its own")
+    return model, open_model(model, patch)
+
+
+def _outline(model: HybridModel, depth: int) -> ModuleOutline:
+    from ..hybrid.outline import outline
+
+    return outline(model, depth)
+
+
+def _parts(model: HybridModel, report: BuildReport) -> list[dict[str, Any]]:
     """Parameters and FLOPs, before and after, of each child of the model that has any, and of the whole."""
     from ..hybrid.report import Costs
 
@@ -61,7 +120,7 @@ def _stages(model: HybridModel, report: BuildReport) -> list[dict[str, Any]]:
     ]
 
 
-def _print_tree(report: BuildReport) -> None:
+def _print_changes(report: BuildReport) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
@@ -78,7 +137,61 @@ def _print_tree(report: BuildReport) -> None:
     console().print(tree)
 
 
-def _values(report: BuildReport, stages: list[dict[str, Any]]) -> dict[str, Any]:
+def _print_modules(root: ModuleOutline, report: BuildReport) -> None:
+    rows = list(_rows(root, "", ""))
+    print_table(
+        f"{report.backbone}; + is new; FLOPs in millions",
+        ("module", "class", "output", "parameters", "FLOPs"),
+        rows,
+        right=("parameters", "FLOPs"),
+    )
+    blocks: dict[tuple[str, str], list[str]] = {}
+    for block in _walk(root):
+        if block.places:
+            blocks.setdefault((block.class_name, _compact(block.places)), []).append(block.path)
+    if blocks:
+        print_table(
+            "Where inject can put a block, by its option at; auto is the end of each stage",
+            ("class", "blocks", "at"),
+            [(name, " ".join(paths), places) for (name, places), paths in blocks.items()],
+        )
+
+
+def _rows(module: ModuleOutline, indent: str, branch: str) -> Iterator[tuple[str, ...]]:
+    mark = "+ " if module.new else ""
+    yield (
+        f"{indent}{branch}{mark}{module.name or 'model'}",
+        module.class_name,
+        "-" if module.shape is None else "×".join(map(str, module.shape)),
+        f"{module.parameters:,}" if module.parameters else "",
+        f"{module.flops / 1e6:,.3f}" if module.flops else "",
+    )
+    below = indent + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
+    for child in module.children:
+        yield from _rows(child, below, "└─ " if child is module.children[-1] else "├─ ")
+
+
+def _walk(module: ModuleOutline) -> Iterator[ModuleOutline]:
+    yield module
+    for child in module.children:
+        yield from _walk(child)
+
+
+def _compact(places: tuple[str, ...]) -> str:
+    """``before:`` and ``after:`` once, with the children behind them."""
+    sides: dict[str, list[str]] = {}
+    for place in places:
+        side, _, child = place.partition(":")
+        if child:
+            sides.setdefault(child, []).append(side)
+    children: dict[str, list[str]] = {}
+    for child, of in sides.items():
+        children.setdefault("|".join(of), []).append(child)
+    plain = [place for place in places if ":" not in place]
+    return ", ".join([*plain, *(f"{side}: {' '.join(names)}" for side, names in children.items())])
+
+
+def _values(model: HybridModel, report: BuildReport, parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "backbone": report.backbone,
         "input_shape": list(report.input_shape),
@@ -95,5 +208,6 @@ def _values(report: BuildReport, stages: list[dict[str, Any]]) -> dict[str, Any]
         ],
         "head": None if report.head is None else dataclasses.asdict(report.head),
         "weights": None if report.weights is None else dataclasses.asdict(report.weights),
-        "parts": stages,
+        "parts": parts,
+        "stages": [dataclasses.asdict(stage) for stage in model.stage_info],
     }

@@ -3,6 +3,7 @@
 from .applying import apply, unpatch
 from .builder import HybridBuilder, create_hybrid
 from .calibration import calibrate
+from .diff import ModelDiff, diff
 from .finetuning import GradualUnfreezing, freeze, parameter_groups, unfreeze
 from .model import HybridModel
 from .opened import OpenedBlock
@@ -17,6 +18,7 @@ __all__ = [
     "GradualUnfreezing",
     "HybridBuilder",
     "HybridModel",
+    "ModelDiff",
     "OpenedBlock",
     "Plan",
     "Stage",
@@ -24,6 +26,7 @@ __all__ = [
     "apply",
     "calibrate",
     "create_hybrid",
+    "diff",
     "freeze",
     "load",
     "match_state_dict",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -180,6 +181,30 @@ def _changes_in_place(block: nn.Module, user: fx.Node, value: fx.Node) -> bool:
         return bool(getattr(block.get_submodule(str(user.target)), "inplace", False))
     name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
     return user.target in _IN_PLACE or bool(user.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+
+
+def places_of(block: nn.Module) -> tuple[str, ...]:
+    """What ``at`` can be for a block: one that adds a residual branch, or concatenates; nothing for any other module."""
+    try:
+        graph = graph_of(block)
+    except NoPlace:
+        return ()
+    residual = len(residual_edges(block, graph))
+    if not residual and not concatenates(graph):
+        return ()
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    children = [name if count == 1 else f"{name}[{index}]" for name, count in calls.items() for index in range(count)]
+    places = ["residual"] if residual == 1 else [f"residual[{index}]" for index in range(residual)]
+    places += ["input", "output", *(f"{side}:{child}" for child in children for side in ("before", "after"))]
+    return tuple(at for at in places if _offers(block, graph, at))
+
+
+def _offers(block: nn.Module, graph: fx.Graph, at: str) -> bool:
+    try:
+        find_edge(block, graph, at)
+    except NoPlace:
+        return False
+    return True
 
 
 def stage_ends(path: str, stack: nn.Module) -> dict[str, nn.Module]:
