@@ -11,6 +11,7 @@ from torchvision_customizer import fuse, unfuse
 from torchvision_customizer._torchvision import models
 from torchvision_customizer.hybrid import HybridBuilder, HybridModel, apply, plan, unpatch
 from torchvision_customizer.hybrid.backbones import find_family, list_backbones
+from torchvision_customizer.hybrid.model import note
 from torchvision_customizer.hybrid.saving import load, save
 
 # One of each family is tried in everything in `make test`, and a second one in what tells whether its blocks are understood.
@@ -113,6 +114,15 @@ def train_new_modules(model):
     return model
 
 
+@functools.lru_cache(maxsize=1)
+def trained(name):
+    """A model with an SE in every place that does something; tests leave it as it is."""
+    hybrid = train_new_modules(patched(name))
+    arguments = {key: getattr(hybrid, key) for key in ("aux_logits", "transform_input", "image_size") if hasattr(hybrid, key)}
+    note(hybrid, backbone_name=name, library="torchvision", arguments={**arguments, **fast_arguments(name)})
+    return hybrid
+
+
 def backbones(usual):
     names = [name for name in list_backbones() if name not in GIANTS]
     # By scope and group, the tests of a backbone follow each other in one process, and it is made once.
@@ -196,7 +206,7 @@ def test_another_number_of_classes_trains(name):
 @every_backbone
 @torch.no_grad()
 def test_stages_are_a_pyramid(name):
-    hybrid = patched(name)
+    hybrid = trained(name)
     x = images(hybrid)
     stages, outputs = hybrid.stage_info, hybrid.get_stage_outputs(x)
     assert len(stages) == len(outputs) >= 3
@@ -213,8 +223,7 @@ def test_stages_are_a_pyramid(name):
 @every_backbone
 @torch.no_grad()
 def test_copies_files_and_scripts_agree(name, tmp_path):
-    hybrid = train_new_modules(patched(name))
-    note_origin(hybrid, name)
+    hybrid = trained(name)
     x = images(hybrid)
     expected = hybrid(x)
     assert torch.equal(copy.deepcopy(hybrid)(x), expected)
@@ -228,7 +237,7 @@ def test_copies_files_and_scripts_agree(name, tmp_path):
 @every_backbone
 @torch.no_grad()
 def test_fused_models_agree_and_are_unfused(name):
-    hybrid = train_new_modules(patched(name))
+    hybrid = trained(name)
     x = images(hybrid)
     expected = hybrid(x)
     for inference in (False, True):
@@ -239,17 +248,10 @@ def test_fused_models_agree_and_are_unfused(name):
         assert torch.equal(hybrid(x), expected)
 
 
-def note_origin(hybrid, name):
-    from torchvision_customizer.hybrid.model import note
-
-    found = {key: getattr(hybrid, key) for key in ("aux_logits", "transform_input", "image_size") if hasattr(hybrid, key)}
-    note(hybrid, backbone_name=name, library="torchvision", arguments={**found, **fast_arguments(name)})
-
-
 @every_backbone
 @torch.no_grad()
 def test_exported_programs_agree(name):
-    hybrid = train_new_modules(patched(name))
+    hybrid = trained(name)
     x = images(hybrid)
     program = torch.export.export(hybrid, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=16)},))
     more = torch.cat([x, x.flip(3)])[:3]
@@ -259,7 +261,7 @@ def test_exported_programs_agree(name):
 @every_backbone
 @torch.no_grad()
 def test_compiled_models_agree(name):
-    hybrid = train_new_modules(patched(name))
+    hybrid = trained(name)
     x = images(hybrid)
     torch._dynamo.reset()
     compiled = torch.compile(hybrid, fullgraph=True, backend="aot_eager")
@@ -270,7 +272,7 @@ def test_compiled_models_agree(name):
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FIRST])
 @torch.no_grad()
 def test_inductor_agrees(name):
-    hybrid = train_new_modules(patched(name))
+    hybrid = trained(name)
     x = images(hybrid)
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(hybrid, fullgraph=True)(x), hybrid(x), rtol=1e-3, atol=1e-4)
