@@ -81,11 +81,18 @@ class Trail:
             self._steps.append((dim, args[0].shape, output.shape))
 
     def channel_dim(self, x: Tensor) -> int:
-        """1 or -1: as of the last layer that gave such a shape, or else of the last that took one."""
+        """1 or -1: as of the last layer that gave such a shape, or else of the last that took one.
+
+        Where no layer did, a map may have become a sequence of tokens, perhaps with some more for the classes.
+        """
         for taken_or_given in (2, 1):
             for step in reversed(self._steps):
                 if step[taken_or_given] == x.shape:
                     return step[0]
+        if self._steps:
+            dim, _, given = self._steps[-1]
+            if x.dim() == 3 and len(given) == 4 and x.size(-1) == given[dim] != x.size(1):
+                return -1
         return 1
 
 
