@@ -89,7 +89,7 @@ def test_no_batch_norm_is_left(name):
 
 @pytest.mark.parametrize("name", ["densenet121", "googlenet", "resnet18"])
 def test_a_model_with_replaced_functions_can_be_carried_around(name):
-    """DenseNet calls a ReLU in the forward of the model itself, GoogLeNet in every layer, ResNet calls one module three times."""
+    """DenseNet calls a ReLU in the forward of the model itself, GoogLeNet in every layer, ResNet calls one three times."""
     model = made(name)
     keys = list(model.state_dict())
     x = torch.randn(2, 3, 64, 64)

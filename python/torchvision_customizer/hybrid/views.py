@@ -76,10 +76,7 @@ def anatomy_of(model: nn.Module, input_shape: tuple[int, ...]) -> Anatomy:
     family = find_family(model)
     body = _body(model, family) if family else []
     units = _measure(model, input_shape, body)
-    if family:
-        inside = [unit for unit in units if unit.path in body]
-    else:
-        inside = [unit for unit in units if unit.is_map]
+    inside = [unit for unit in units if (unit.path in body if family else unit.is_map)]
     while inside and not inside[-1].has_parameters:
         inside.pop()
     if not inside:
