@@ -56,11 +56,8 @@ def graph_of(block: nn.Module) -> fx.Graph:
         raise NoPlace("is a module of torch, not a block (wrap puts a block behind any module)")
     graphs = []
     for training in (False, True):
-        # A shallow copy has the same children, and can be switched without touching the block.
-        clone = copy.copy(block)
-        clone.training = training
         try:
-            graphs.append(BlockTracer().trace(clone))
+            graphs.append(BlockTracer().trace(_shallow_copy(block, training)))
         except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise NoPlace(f"cannot be opened: {str(error).splitlines()[0]}") from error
     if str(graphs[0]) != str(graphs[1]):
@@ -72,9 +69,20 @@ def graph_of(block: nn.Module) -> fx.Graph:
     return graphs[0]
 
 
+def _shallow_copy(block: nn.Module, training: bool) -> nn.Module:
+    """A copy with the same children, which can be switched, and whose forward can run, without touching the block.
+
+    Tracing runs what is done to buffers: timm's norms count their batches.
+    """
+    clone = copy.copy(block)
+    clone.training = training
+    clone._buffers = copy.deepcopy(block._buffers)
+    return clone
+
+
 def _does_the_same_without(block: nn.Module, graph: fx.Graph, argument: str) -> bool:
     try:
-        without = BlockTracer(frozenset((argument,))).trace(block)
+        without = BlockTracer(frozenset((argument,))).trace(_shallow_copy(block, False))
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, AssertionError):
         return False
 

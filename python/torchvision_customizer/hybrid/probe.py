@@ -83,15 +83,17 @@ class Trail:
     def channel_dim(self, x: Tensor) -> int:
         """1 or -1: as of the last layer that gave such a shape, or else of the last that took one.
 
-        Where no layer did, a map may have become a sequence of tokens, perhaps with some more for the classes.
+        Where no layer did, a map may have become a sequence of tokens, perhaps with some more for the classes, or have had
+        its channels moved.
         """
         for taken_or_given in (2, 1):
             for step in reversed(self._steps):
                 if step[taken_or_given] == x.shape:
                     return step[0]
         if self._steps:
-            dim, _, given = self._steps[-1]
-            if x.dim() == 3 and len(given) == 4 and x.size(-1) == given[dim] != x.size(1):
+            _, _, given = self._steps[-1]
+            moved = (given[0], *given[2:], given[1])
+            if len(given) == 4 and x.size(-1) == given[1] != x.size(1) and (x.dim() == 3 or x.shape == moved):
                 return -1
         return 1
 
