@@ -37,7 +37,7 @@ def run_fake(mode: FakeTensorMode, model: nn.Module, input_shape: tuple[int, ...
     like = next((tensor for tensor in tensors.values() if tensor.is_floating_point()), torch.empty(0))
     x = torch.empty(2, *input_shape, device=like.device, dtype=like.dtype)
     # Detached: torch's counter of FLOPs asks tensors that need gradients for a history, which a view of a parameter lacks here.
-    fake = {name: mode.from_tensor(tensor.detach()) for name, tensor in tensors.items()}
+    fake: dict[str, Tensor] = {name: mode.from_tensor(tensor.detach()) for name, tensor in tensors.items()}
     return functional_call(model, fake, (x,))
 
 
