@@ -38,7 +38,6 @@ _PUBLIC = {
     "create_hybrid": "hybrid",
     "plan": "hybrid",
     "apply": "hybrid",
-    "calibrate": "hybrid",
     "unpatch": "hybrid",
     "ModelDiff": "hybrid",
     "diff": "hybrid",

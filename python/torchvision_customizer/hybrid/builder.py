@@ -16,9 +16,11 @@ from ..errors import nearest
 from .applying import apply, unpatch
 from .backbones import check_backbone, find_family, list_backbones
 from .heads import HeadSpec, change_head
-from .model import HybridModel, note
+from .model import HybridModel, note, stage_at
 from .plan import plan
+from .probe import input_shape_of
 from .report import WeightsMatch
+from .views import anatomy_of
 from .weights import Weights, cached_file, covers, load, load_torchvision, match, read_state_dict, resolve_file, resolve_weights
 
 # Arguments of torchvision's constructors that its weights set, and that make other modules or another forward.
@@ -132,8 +134,9 @@ class HybridBuilder:
         file = None if weights in (None, "DEFAULT") else resolve_file(weights)
         model = _make_timm(model_name, weights == "DEFAULT", arguments)
         made = {"backbone_name": model_name, "library": "timm", "arguments": arguments}
+        batch = _timm_batch(model, arguments)
         return _finish(
-            model, file, patches, head, _timm_last_layers(model), made, freeze_backbone, unfreeze_stages, verbose, None
+            model, file, patches, head, _timm_last_layers(model), made, freeze_backbone, unfreeze_stages, verbose, batch
         )
 
     def from_module(
@@ -167,7 +170,7 @@ class HybridBuilder:
         if head != HeadSpec() and not last_layers:
             raise ValueError(f"last_layer must name the layer of this {type(model).__name__} whose outputs are the classes")
         file = None if weights is None else resolve_file(weights)
-        made = {"backbone_name": type(model).__name__}
+        made = {} if isinstance(model, HybridModel) else {"backbone_name": type(model).__name__}
         return _finish(model, file, patches, head, last_layers, made, freeze_backbone, unfreeze_stages, verbose, example_input)
 
     def _torchvision(
@@ -228,6 +231,14 @@ def _timm_last_layers(model: nn.Module) -> tuple[str, ...]:
     return tuple(path for path, module in model.named_modules() if any(module is layer for layer in layers))
 
 
+def _timm_batch(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a batch that a model takes: its configuration is that of the weights, whatever the arguments change."""
+    channels, *size = input_shape_of(None, model)
+    given = arguments.get("img_size", size)
+    height, width = (given, given) if isinstance(given, int) else given
+    return 1, arguments.get("in_chans", channels), height, width
+
+
 def _finish(
     model: nn.Module,
     source: Enum | Path | None,
@@ -244,7 +255,13 @@ def _finish(
     """Load, patch and change the head, in the order in which nothing is lost."""
     if unfreeze_stages is not None and not freeze_backbone:
         raise ValueError("unfreeze_stages says what stays trainable in a frozen backbone; it needs freeze_backbone=True")
+    if freeze_backbone:
+        anatomy = anatomy_of(model, input_shape_of(example_input, model))
+        unfreeze_stages = list(unfreeze_stages or ())
+        for index in unfreeze_stages:
+            stage_at(anatomy.stages, index)
     paths = [path for path in last_layers if _has(model, path)]
+    num_classes = getattr(model, "num_classes", None)
     before = {path: model.get_submodule(path) for path in paths}
     was_hybrid = isinstance(model, HybridModel)
     try:
@@ -256,6 +273,8 @@ def _finish(
         for path, layer in before.items():
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, layer)
+        if num_classes is not None:
+            model.num_classes = num_classes
         raise
     if freeze_backbone:
         hybrid.freeze_backbone(unfreeze_stages)
@@ -274,14 +293,18 @@ def _change(
     example_input: Tensor | tuple[int, ...] | None,
     strict: bool,
 ) -> HybridModel:
+    former = model._hybrid_state.head if isinstance(model, HybridModel) else None
     change = None if head.keep_classes else change_head(model, paths, head)
+    if former is not None and (change or head.keep_classes):
+        raise ValueError(f"the head has been changed before ({former}); build the model anew with the head that it is to have")
     planned = plan(model, patches, example_input=example_input)
     new_modules = [edit.child_path for edit in planned.edits]
     loaded: WeightsMatch | None = None
     if isinstance(source, Path):
         tensors = read_state_dict(source)
         new_head = head.is_new and not strict and not head.keep_classes
-        options: dict[str, Any] = {"model_name": str(made["backbone_name"]), "heads": paths, "new_head": new_head}
+        name = made.get("backbone_name") or type(model).__name__
+        options: dict[str, Any] = {"model_name": str(name), "heads": paths, "new_head": new_head}
         # A file of the original goes in before the patches: a module that is replaced hands its weights on.
         of_original = not strict and covers(tensors, model, paths, new_modules)
         if of_original:
@@ -294,7 +317,7 @@ def _change(
         hybrid = apply(planned)
     if head.keep_classes:
         change = change_head(model, paths, head)
-    note(hybrid, **made, head=change)
+    note(hybrid, **made, head=change or former)
     if isinstance(source, Enum):
         loaded = _match_enum(hybrid, source.name, new_modules)
     note(hybrid, weights=loaded)

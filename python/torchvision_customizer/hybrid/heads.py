@@ -48,7 +48,12 @@ class HeadLinear(nn.Linear):
 class HeadConv2d(nn.Conv2d):
     """A convolution with dropout before it, so that its parameters keep the names that they have without."""
 
-    p: float = 0.0
+    def __init__(self, *shape: Any, p: float = 0.0, **options: Any) -> None:
+        super().__init__(*shape, **options)
+        self.p = p
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, p={self.p:g}"
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(F.dropout(input, self.p, self.training), self.weight, self.bias)
@@ -83,18 +88,18 @@ class HeadSpec:
         Raises:
             ValueError: an option is out of range; the message says which are not.
         """
-        if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 0):
+        if num_classes is not None and (not _is_integer(num_classes) or num_classes < 0):
             raise ValueError(
                 f"num_classes must be an integer of at least 0, which gives features, or None, got {num_classes!r}"
             )
-        dropout = dropout or 0.0
-        if not 0.0 <= dropout < 1.0:
+        dropout = 0.0 if dropout is None else dropout
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be a probability from 0 up to, not including, 1, got {dropout!r}")
+        if not _are_integers(hidden) or not all(width > 0 for width in hidden):
+            raise ValueError(f"hidden must be a list of the widths of layers, positive integers, got {hidden!r}")
+        if not _are_integers(keep_classes) or min(keep_classes, default=0) < 0 or len({*keep_classes}) < len(keep_classes):
+            raise ValueError(f"keep_classes must be a list of indices of classes, each once, got {keep_classes!r}")
         hidden, keep_classes = tuple(hidden), tuple(keep_classes)
-        if not all(isinstance(width, int) and width > 0 for width in hidden):
-            raise ValueError(f"hidden must be widths of layers, positive integers, got {list(hidden)}")
-        if not all(isinstance(index, int) and index >= 0 for index in keep_classes) or len({*keep_classes}) < len(keep_classes):
-            raise ValueError(f"keep_classes must be indices of classes, each once, got {list(keep_classes)}")
         if num_classes == 0:
             for option, value in (("dropout", dropout), ("hidden", hidden), ("keep_classes", keep_classes)):
                 if value:
@@ -109,6 +114,14 @@ class HeadSpec:
     def is_new(self) -> bool:
         """Whether the last layer of a file for the original need not fit."""
         return self.num_classes is not None or bool(self.hidden)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_integers(values: object) -> bool:
+    return isinstance(values, Sequence) and all(map(_is_integer, values))
 
 
 def change_head(model: nn.Module, paths: Sequence[str], spec: HeadSpec) -> HeadChange | None:
@@ -183,11 +196,12 @@ def _new_layer(path: str, layer: nn.Linear | nn.Conv2d, spec: HeadSpec) -> nn.Mo
     else:
         if spec.hidden:
             raise ValueError(f"hidden layers come before a linear layer, and the last layer {path} is a convolution")
-        kind = HeadConv2d if spec.dropout else nn.Conv2d
         shape: Any = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, bias
-        new = kind(layer.in_channels, classes, *shape, **options)
-        if isinstance(new, HeadConv2d):
-            new.p = spec.dropout
+        new = (
+            HeadConv2d(layer.in_channels, classes, *shape, p=spec.dropout, **options)
+            if spec.dropout
+            else nn.Conv2d(layer.in_channels, classes, *shape, **options)
+        )
     if spec.keep_classes:
         kept = len(spec.keep_classes)
         with torch.no_grad():

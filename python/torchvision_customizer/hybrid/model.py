@@ -144,7 +144,7 @@ class HybridModel(Extension):
             ValueError: there is no such stage, or the stages of this model are not known.
         """
         anatomy, family = _anatomy(self), find_family(self)
-        stages = [path for index in unfreeze_stages or () for path in _stage(anatomy.stages, index).paths]
+        stages = [path for index in unfreeze_stages or () for path in stage_at(anatomy.stages, index).paths]
         trainable = [*(family.head if family else anatomy.head), *stages]
         trainable += [edit.child_path for edit in self._hybrid_state.edits]
         for name, parameter in self.named_parameters():
@@ -214,7 +214,12 @@ _VIEWS: dict[str, Callable[[HybridModel], Any]] = {
 }
 
 
-def _stage(stages: tuple[Stage, ...], index: int) -> Stage:
+def stage_at(stages: tuple[Stage, ...], index: int) -> Stage:
+    """The stage of an index, which may count from the end.
+
+    Raises:
+        ValueError: there is none.
+    """
     if not -len(stages) <= index < len(stages):
         known = ", ".join(f"{number}: {stage.paths[0]}" for number, stage in enumerate(stages))
         raise ValueError(f"unfreeze_stages: there is no stage {index} (stages: {known})")

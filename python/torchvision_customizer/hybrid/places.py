@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -25,8 +28,18 @@ class NoPlace(Exception):
 class BlockTracer(fx.Tracer):
     """Traces one module, with all of its children as leaves."""
 
+    def __init__(self, absent: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.absent = absent  # arguments that are None
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        return function, [None if isinstance(arg, fx.Proxy) and arg.node.target in self.absent else arg for arg in args]
 
 
 def graph_of(block: nn.Module) -> fx.Graph:
@@ -49,6 +62,10 @@ def graph_of(block: nn.Module) -> fx.Graph:
         raise NoPlace(f"cannot be opened: {str(error).splitlines()[0]}") from error
     if differs:
         raise NoPlace("cannot be opened: its forward reads self.training")
+    # To the tracer an argument is never None: what a block does where it is, would be lost.
+    for name, parameter in inspect.signature(block.forward).parameters.items():
+        if parameter.default is None and not _does_the_same_without(block, graph, name):
+            raise NoPlace(f"cannot be opened: its forward does something else where '{name}' is given")
     return graph
 
 
@@ -60,11 +77,36 @@ def _trace(block: nn.Module, training: bool) -> tuple[fx.Graph, bool]:
         asked.append(True)
         return training
 
-    # A shallow copy has the same children, and can be switched without touching the block.
-    clone = copy.copy(block)
+    clone = _shallow_copy(block)
     kind = type(block)
     clone.__class__ = type(kind.__name__, (kind,), {"training": property(mode), "__module__": kind.__module__})
     return BlockTracer().trace(clone), bool(asked)
+
+
+def _shallow_copy(block: nn.Module) -> nn.Module:
+    """A copy with the same children, which can be changed, and whose forward can run, without touching the block.
+
+    Tracing runs what is done to buffers: timm's norms count their batches.
+    """
+    clone = copy.copy(block)
+    clone._buffers = copy.deepcopy(block._buffers)
+    return clone
+
+
+def _does_the_same_without(block: nn.Module, graph: fx.Graph, argument: str) -> bool:
+    try:
+        without = BlockTracer(frozenset((argument,))).trace(_shallow_copy(block))
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, AssertionError):
+        return False
+
+    def steps(graph: fx.Graph) -> list[tuple[Any, ...]]:
+        nodes = [node for node in graph.nodes if node.op != "placeholder"]
+        return [(n.op, n.target, *fx.node.map_arg((n.args, n.kwargs), name)) for n in nodes]
+
+    def name(node: fx.Node) -> str | None:
+        return None if node.op == "placeholder" and node.target == argument else node.name
+
+    return steps(graph) == steps(without)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ def run_fake(mode: FakeTensorMode, model: nn.Module, input_shape: tuple[int, ...
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     like = next((tensor for tensor in tensors.values() if tensor.is_floating_point()), torch.empty(0))
     x = torch.empty(2, *input_shape, device=like.device, dtype=like.dtype)
-    return functional_call(model, {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}, (x,))
+    # Detached: torch's counter of FLOPs asks tensors that need gradients for a history, which a view of a parameter lacks here.
+    fake: dict[str, Tensor] = {name: mode.from_tensor(tensor.detach()) for name, tensor in tensors.items()}
+    return functional_call(model, fake, (x,))
 
 
 @contextmanager
@@ -81,11 +83,20 @@ class Trail:
             self._steps.append((dim, args[0].shape, output.shape))
 
     def channel_dim(self, x: Tensor) -> int:
-        """1 or -1: as of the last layer that gave such a shape, or else of the last that took one."""
+        """1 or -1: as of the last layer that gave such a shape, or else of the last that took one.
+
+        Where no layer did, a map may have become a sequence of tokens, perhaps with some more for the classes, or have had
+        its channels moved.
+        """
         for taken_or_given in (2, 1):
             for step in reversed(self._steps):
                 if step[taken_or_given] == x.shape:
                     return step[0]
+        if self._steps:
+            _, _, given = self._steps[-1]
+            moved = (given[0], *given[2:], given[1])
+            if len(given) == 4 and x.size(-1) == given[1] != x.size(1) and (x.dim() == 3 or x.shape == moved):
+                return -1
         return 1
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -58,21 +57,18 @@ class _Unit:
     shape: tuple[int, ...]  # of a batch of outputs
     channel_dim: int
     has_parameters: bool
+    size: tuple[int, ...]  # of the map; of a sequence of tokens, that of the map that it was
 
     @property
     def is_map(self) -> bool:
-        return len(self.shape) > 2
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        return self.shape[2:] if self.channel_dim == 1 else self.shape[1:-1]
+        return math.prod(self.size) > 1
 
 
 def anatomy_of(model: nn.Module, input_shape: tuple[int, ...]) -> Anatomy:
     """Stem, stages and head of a model.
 
-    Of torchvision's families it is known where the stages begin and end; of any other model they are what runs at one
-    resolution, until the map is pooled away.
+    Of torchvision's families it is known where the stages begin and end; of any other model they are what gives maps, and
+    what follows the last of it is the head. All that runs at one resolution is one stage, in the order in which the stages end.
 
     Raises:
         ValueError: the model has no stages: it gives no maps.
@@ -80,23 +76,23 @@ def anatomy_of(model: nn.Module, input_shape: tuple[int, ...]) -> Anatomy:
     family = find_family(model)
     body = _body(model, family) if family else []
     units = _measure(model, input_shape, body)
-    if family:
-        inside = [unit for unit in units if unit.path in body]
-    else:
-        # What follows the pool over all of space is the head.
-        flat = next((index for index, unit in enumerate(units) if not unit.is_map or unit.size == (1, 1)), len(units))
-        inside = units[:flat]
+    inside = [unit for unit in units if (unit.path in body if family else unit.is_map)]
     while inside and not inside[-1].has_parameters:
         inside.pop()
     if not inside:
         raise ValueError(f"{type(model).__name__} has no stages: none of its modules gives maps")
-    groups = [list(group) for _, group in groupby(inside, key=lambda unit: unit.size)]
+    order = [unit.path for unit in units]
     if family and not family.grouped:
         groups = [[unit] for unit in inside]
-    elif not family:
+    else:
+        by_size: dict[tuple[int, ...], list[_Unit]] = {}
+        for unit in inside:
+            by_size.setdefault(unit.size, []).append(unit)
+        groups = sorted(by_size.values(), key=lambda group: order.index(group[-1].path))
+    if not family:
         groups = [group for group in groups if any(unit.has_parameters for unit in group)]
-    order = [unit.path for unit in units]
-    first, last = order.index(groups[0][0].path), order.index(groups[-1][-1].path)
+    first = min(order.index(group[0].path) for group in groups)
+    last = order.index(groups[-1][-1].path)
     stages = tuple(_stage(group, input_shape) for group in groups)
     return Anatomy(tuple(order[:first]), stages, tuple(order[last + 1 :]))
 
@@ -132,7 +128,8 @@ def _measure(model: nn.Module, input_shape: tuple[int, ...], body: list[str]) ->
     def walk(path: str, module: nn.Module) -> Iterator[_Unit]:
         holds_body = any(inner.startswith(f"{path}.") for inner in body)
         if path in order and (path in body or not (holds_body or type(module).forward is nn.Sequential.forward)):
-            yield _Unit(path, *order[path], any(True for _ in module.parameters()))
+            has_parameters = any(True for _ in module.parameters())
+            yield _Unit(path, *order[path], has_parameters, _map_size(*order[path], input_shape))
         else:
             for name, child in module.named_children():
                 yield from walk(f"{path}.{name}", child)
@@ -141,13 +138,22 @@ def _measure(model: nn.Module, input_shape: tuple[int, ...], body: list[str]) ->
     return sorted(units, key=lambda unit: ran[unit.path])
 
 
+def _map_size(shape: tuple[int, ...], channel_dim: int, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    size = shape[2:] if channel_dim == 1 else shape[1:-1]
+    if len(size) != 1 or len(input_shape) != 3:
+        return size
+    _, height, width = input_shape
+    for more in (0, 1, 2):  # tokens for the classes, of a model and of its teacher
+        tokens = size[0] - more
+        rows = math.isqrt(max(tokens, 0) * height // width)
+        if rows > 1 and tokens % rows == 0 and rows * width == tokens // rows * height:
+            return rows, tokens // rows
+    return size
+
+
 def _stage(units: list[_Unit], input_shape: tuple[int, ...]) -> Stage:
     last = units[-1]
-    height: float = last.size[0]
-    if len(last.size) == 1:  # a sequence of tokens, perhaps with one for the class
-        side = math.isqrt(last.size[0])
-        height = side if side**2 in (last.size[0], last.size[0] - 1) else 0
-    stride = round(input_shape[1] / height) if height else None
+    stride = round(input_shape[1] / last.size[0]) if len(last.size) > 1 else None
     shape = last.shape[1:]
     return Stage(tuple(unit.path for unit in units), last.shape[last.channel_dim], stride, shape, last.channel_dim)
 
