@@ -43,6 +43,7 @@ _PUBLIC = {
     "diff": "hybrid",
     "save": "hybrid",
     "load": "hybrid",
+    "calibrate": "hybrid",
     "partial_load": "hybrid",
     "transfer_weights": "hybrid",
     "match_state_dict": "hybrid",

@@ -14,7 +14,7 @@ from torchvision_customizer.hybrid.backbones import find_family, list_backbones
 from torchvision_customizer.hybrid.model import note
 from torchvision_customizer.hybrid.saving import load, save
 
-# One of each family is tried in everything in `make test`, and a second one in what tells whether its blocks are understood.
+# One of each family is tried in `make test`, and a second one in what tells whether its blocks are understood.
 FIRST = (
     "alexnet",
     "convnext_tiny",
@@ -131,6 +131,8 @@ def backbones(usual):
 
 
 every_backbone = backbones(FIRST)
+# Tracing, scripting and compiling take a minute for each of these two.
+every_quick_backbone = backbones(tuple(name for name in FIRST if name not in ("maxvit_t", "inception_v3")))
 every_backbone_twice = backbones(FIRST + SECOND)
 
 
@@ -220,7 +222,7 @@ def test_stages_are_a_pyramid(name):
     assert parts and torch.equal(hybrid.get_stage_outputs(x)[-1], hybrid.forward_features(x))
 
 
-@every_backbone
+@every_quick_backbone
 @torch.no_grad()
 def test_copies_files_and_scripts_agree(name, tmp_path):
     hybrid = trained(name)
@@ -234,7 +236,7 @@ def test_copies_files_and_scripts_agree(name, tmp_path):
         assert torch.equal(out if isinstance(out, torch.Tensor) else out[0], expected)
 
 
-@every_backbone
+@every_quick_backbone
 @torch.no_grad()
 def test_fused_models_agree_and_are_unfused(name):
     hybrid = trained(name)
@@ -248,7 +250,7 @@ def test_fused_models_agree_and_are_unfused(name):
         assert torch.equal(hybrid(x), expected)
 
 
-@every_backbone
+@every_quick_backbone
 @torch.no_grad()
 def test_exported_programs_agree(name):
     hybrid = trained(name)
@@ -258,7 +260,7 @@ def test_exported_programs_agree(name):
     torch.testing.assert_close(program.module()(more), hybrid(more))
 
 
-@every_backbone
+@every_quick_backbone
 @torch.no_grad()
 def test_compiled_models_agree(name):
     hybrid = trained(name)
