@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 
 import pytest
 import torch
@@ -79,6 +80,9 @@ def original(name):
     Random weights alone do not do: some last layers begin as zero, and without statistics of their own inputs norms let
     activations die out.
     """
+    trained.cache_clear()
+    torch._dynamo.reset()
+    gc.collect()  # the model before may have had a gigabyte
     torch.manual_seed(0)
     model = models.get_model(name, **fast_arguments(name)).eval()
     for parameter in model.parameters():
