@@ -299,3 +299,15 @@ def test_a_head_is_changed_once():
         with pytest.raises(ValueError, match="the head has been changed before"):
             builder.from_module(model, **options)
     assert model(images()).shape == (2, 3) and "layer4.se.fc1.weight" in model.state_dict()
+
+
+def test_a_file_that_does_not_fit_leaves_a_patched_model_as_it_is(tmp_path):
+    hybrid = HybridBuilder().from_module(models.resnet18(), patches={"layer4": {"inject": "se"}})
+    tensors = hybrid.state_dict()
+    tensors["conv1.weight"] = torch.zeros(3)
+    torch.save(tensors, tmp_path / "other.pt")
+    state, modules = hybrid._hybrid_state, [(name, id(module), type(module)) for name, module in hybrid.named_modules()]
+    with pytest.raises(WeightsError, match="conv1.weight"):
+        HybridBuilder().from_module(hybrid, patches={"*": {"inject": "eca"}}, weights=tmp_path / "other.pt")
+    assert hybrid._hybrid_state is state
+    assert [(name, id(module), type(module)) for name, module in hybrid.named_modules()] == modules

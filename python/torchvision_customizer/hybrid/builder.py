@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from .._torchvision import models
 from ..errors import nearest
-from .applying import apply, unpatch
+from .applying import apply
 from .backbones import check_backbone, find_family, list_backbones
 from .heads import HeadSpec, change_head
 from .model import HybridModel, note, stage_at
+from .opened import put_back_on_error
 from .plan import plan
 from .probe import input_shape_of
 from .report import WeightsMatch
@@ -261,21 +262,8 @@ def _finish(
         for index in unfreeze_stages:
             stage_at(anatomy.stages, index)
     paths = [path for path in last_layers if _has(model, path)]
-    num_classes = getattr(model, "num_classes", None)
-    before = {path: model.get_submodule(path) for path in paths}
-    was_hybrid = isinstance(model, HybridModel)
-    try:
+    with put_back_on_error(model):  # it may be the caller's own
         hybrid = _change(model, source, patches or {}, head, paths, made, example_input, strict)
-    except Exception:
-        # The model may be the caller's own.
-        if isinstance(model, HybridModel) and not was_hybrid:
-            unpatch(model)
-        for path, layer in before.items():
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, layer)
-        if num_classes is not None:
-            model.num_classes = num_classes
-        raise
     if freeze_backbone:
         hybrid.freeze_backbone(unfreeze_stages)
     if verbose:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, fx, nn
@@ -84,6 +85,25 @@ def _module_state(block: nn.Module) -> dict[str, Any]:
     if isinstance(block, fx.GraphModule):
         state = {key: value for key, value in state.items() if key not in _GRAPH_STATE}
     return state
+
+
+@contextmanager
+def put_back_on_error(model: nn.Module) -> Iterator[None]:
+    """If the body raises, every module of the model is of the class, and has the children and attributes, that it had before.
+
+    Not so values of tensors; what loads them checks all of them first.
+    """
+    before = [(module, type(module), dict(module.__dict__), dict(module._modules)) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, kind, attributes, children in before:
+            module.__class__ = kind
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            module._modules.clear()
+            module._modules.update(children)
+        raise
 
 
 class Extension(nn.Module):
