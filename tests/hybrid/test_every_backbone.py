@@ -127,6 +127,16 @@ def trained(name):
     return hybrid
 
 
+def assert_rounded_alike(out, expected, exact):
+    """``out`` is at most twice as far from the logits in float64 as ``expected`` is, or a ten-thousandth of the largest.
+
+    Random weights carry roundings up: ResNet-152 is a thousandth from itself in float64.
+    """
+    largest = exact.abs().max()
+    error, own = ((found - exact).abs().max() / largest for found in (out, expected))
+    assert error <= max(2 * own, 1e-4), (float(error), float(own))
+
+
 def backbones(usual):
     names = [name for name in list_backbones() if name not in GIANTS]
     # By scope and group, the tests of a backbone follow each other in one process, and it is made once.
@@ -247,9 +257,9 @@ def test_fused_models_agree_and_are_unfused(name):
     x = images(hybrid)
     expected = hybrid(x)
     for inference in (False, True):
+        exact = copy.deepcopy(hybrid).double()(x.double())
         fuse(hybrid, inference=inference, example_input=x)
-        # Folding norms rounds every layer anew, and a random Inception carries that up.
-        torch.testing.assert_close(hybrid(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        assert_rounded_alike(hybrid(x), expected, exact)
         unfuse(hybrid)
         assert torch.equal(hybrid(x), expected)
 
@@ -281,7 +291,8 @@ def test_inductor_agrees(name):
     hybrid = trained(name)
     x = images(hybrid)
     torch._dynamo.reset()
-    torch.testing.assert_close(torch.compile(hybrid, fullgraph=True)(x), hybrid(x), rtol=1e-3, atol=1e-4)
+    exact = copy.deepcopy(hybrid).double()(x.double())
+    assert_rounded_alike(torch.compile(hybrid, fullgraph=True)(x), hybrid(x), exact)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.full) for name in GIANTS])

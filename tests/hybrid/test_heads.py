@@ -307,7 +307,7 @@ def test_a_file_that_does_not_fit_leaves_a_patched_model_as_it_is(tmp_path):
     tensors["conv1.weight"] = torch.zeros(3)
     torch.save(tensors, tmp_path / "other.pt")
     state, modules = hybrid._hybrid_state, [(name, id(module), type(module)) for name, module in hybrid.named_modules()]
-    with pytest.raises(WeightsError, match="conv1.weight"):
+    with pytest.raises(WeightsError, match=r"conv1\.weight"):
         HybridBuilder().from_module(hybrid, patches={"*": {"inject": "eca"}}, weights=tmp_path / "other.pt")
     assert hybrid._hybrid_state is state
     assert [(name, id(module), type(module)) for name, module in hybrid.named_modules()] == modules
