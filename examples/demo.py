@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchvision_customizer.bench import runs
 from torchvision_customizer.bench.results import ModelCase
-from torchvision_customizer.bench.suite import EAGER, FUSED, SCRIPTED, UNPATCHED
+from torchvision_customizer.bench.suite import EAGER, FUSED, INFERENCE, SCRIPTED, UNPATCHED
 from torchvision_customizer.deploy import export
 from torchvision_customizer.errors import WeightsError
 from torchvision_customizer.fusion import fuse
@@ -32,8 +32,9 @@ DOWNLOAD_TIMEOUT = 10  # seconds without an answer
 NAMES = {
     UNPATCHED: "unpatched",
     EAGER: "patched, plain PyTorch",
-    SCRIPTED: "the same, frozen TorchScript",
     FUSED: "patched, fused",
+    INFERENCE: "fused, norms folded",
+    SCRIPTED: "fused, frozen TorchScript",
 }
 
 console = Console(highlight=False)

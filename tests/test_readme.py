@@ -1,5 +1,6 @@
 """The Python of the README runs, block after block, as a reader would type it."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from torchvision_customizer._torchvision import models
+from torchvision_customizer.bench.suite import COMPILED, MODEL_VARIANTS
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -30,3 +32,13 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "resnet50_se.pt").exists()
     original = names["original"]
     assert type(original) is models.ResNet
+
+
+def test_the_demo_names_every_variant() -> None:
+    """`make demo` takes too long for a test; that it did not know a new variant was found by hand."""
+    path = Path(__file__).parents[1] / "examples" / "demo.py"
+    spec = importlib.util.spec_from_file_location("demo", path)
+    assert spec is not None and spec.loader is not None
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    assert {*MODEL_VARIANTS} - {COMPILED} == {*demo.NAMES}

@@ -13,6 +13,7 @@ from ..errors import PatchError
 from .model import HybridModel, become_hybrid, note
 from .opened import Followed, OpenedBlock, close_root, extend, open_root, restore_class
 from .plan import Plan, make_block
+from .probe import hooks_set_aside
 
 
 def apply(plan: Plan) -> HybridModel:
@@ -79,7 +80,7 @@ class _Drift:
             return None
         modes = {module: module.training for module in self.model.modules()}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), hooks_set_aside(self.model):  # nobody asked for a forward
                 out = self.model.eval()(self.x)
             return out.double() if isinstance(out, Tensor) else None
         finally:

@@ -74,7 +74,7 @@ def check_backbone(name: str) -> str:
     """
     known = list_backbones()
     if name.lower() not in known:
-        raise ValueError(f"unknown backbone '{name}'{nearest(name, known)} (backbones: {', '.join(known)})")
+        raise ValueError(f"unknown backbone '{name}'{nearest(name, known) or '; known: ' + ', '.join(known)}")
     return name.lower()
 
 
