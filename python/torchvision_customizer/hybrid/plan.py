@@ -31,7 +31,7 @@ from .places import Edge, NoPlace, concatenates, find_edge, graph_of, insert, re
 from .probe import Trail, fake_tensors, hooks_set_aside, input_shape_of, run_fake, sample_of
 from .replacing import Replacement, in_place_of
 from .report import Edit, Replaced
-from .spec import Inject, Operation, Remove, Replace, Wrap, parse_patches
+from ..patches import Inject, Operation, Remove, Replace, Wrap, parse_patches
 from .target import resolve
 
 # The names under which blocks ask for the number of channels.
