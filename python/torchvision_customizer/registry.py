@@ -151,6 +151,12 @@ def list(category: str | None = None) -> builtins.list[str]:
     return sorted(entry.name for entry in _entries.values() if category in (None, entry.category))
 
 
+def names(category: str) -> dict[str, str]:
+    """Every name and alias of the blocks of a category, and the name that the block is listed under."""
+    _load_shipped()
+    return {name: entry.name for name, entry in _holders.items() if entry.category == category}
+
+
 def categories() -> builtins.list[str]:
     """Categories of the blocks, sorted."""
     _load_shipped()
