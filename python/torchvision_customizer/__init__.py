@@ -72,6 +72,17 @@ _PUBLIC = {
         "compose",
     ),
     **dict.fromkeys(("get_model_flops", "print_model_summary", "validate_architecture"), "utils"),
+    **dict.fromkeys(
+        (
+            "Recipe",
+            "SearchSpace",
+            "build_recipe",
+            "load_yaml_recipe",
+            "recipe_schema",
+            "search_space",
+        ),
+        "recipe",
+    ),
     "FuseReport": "fusion",
     "fuse": "fusion",
     "unfuse": "fusion",
@@ -81,6 +92,7 @@ _PUBLIC = {
     "export": "deploy",
     "verify": "deploy",
     "PatchError": "errors",
+    "RecipeError": "errors",
     "WeightsError": "errors",
 }
 

@@ -27,12 +27,12 @@ class Operation(BaseModel):
     operation: ClassVar[str]
 
 
-class _WithBlock(Operation):
+class WithBlock(Operation):
     type: str = Field(validation_alias=AliasChoices("type", "block"))
     params: dict[str, Any] = {}
 
 
-class Replace(_WithBlock):
+class Replace(WithBlock):
     """The named modules make way for others, which take over the weights that mean the same; see ``replacing.in_place_of``.
 
     Of an activation that is named by its type, calls of its function in the forward of a block are replaced too.
@@ -51,7 +51,7 @@ class Remove(Operation):
     operation: ClassVar[str] = "remove"
 
 
-class Wrap(_WithBlock):
+class Wrap(WithBlock):
     """The output of exactly the named module goes through a block.
 
     Attributes:
@@ -222,7 +222,9 @@ def matching(target: str, modules: Mapping[str, Sequence[str]]) -> list[str]:
         known = sorted(below, key=lambda path: (path.count("."), path))
         shown = [path for path in below if "." not in path]
     if not found:
-        hint = nearest(name.replace("*", ""), known) or f" (it has {', '.join(shown)})"
+        near = name.replace("*", "")
+        as_deep = [path for path in known if path.count(".") == near.count(".")]
+        hint = nearest(near, as_deep) or nearest(near, known) or f" (it has {', '.join(shown)})"
         raise PatchError(f"no module of this {(*modules[''], 'model')[0]} matches '{target}'{hint}")
     return found
 

@@ -64,14 +64,16 @@ def _registered() -> dict[str, Block]:
     return found
 
 
-def names_of(*categories: str) -> dict[str, str]:
-    """Every name of the blocks of some categories, and the one that each stands for."""
-    return {name: block.name for name, block in blocks().items() if block.category in categories}
+def names_of(category: str) -> list[str]:
+    """Every name of the blocks of a category, with the short ones that stems, stages and heads know."""
+    return [*_written()["short"].get(category, ()), *(name for name, block in blocks().items() if block.category == category)]
 
 
-def patterns() -> Mapping[str, tuple[str, ...]]:
-    """The patterns of a stage, each with the options that it takes besides those that all take."""
-    return {name: tuple(options) for name, options in _written()["patterns"].items()}
+def patterns() -> Mapping[str, tuple[str, ...] | None]:
+    """The patterns of a stage, each with the options that it takes besides those that all take, or None where it takes any."""
+    if f"{__package__.rpartition('.')[0]}.compose.patterns" in sys.modules:
+        return make_patterns()
+    return {name: None if options is None else tuple(options) for name, options in _written()["patterns"].items()}
 
 
 def optimizers() -> list[str]:
@@ -135,16 +137,18 @@ def make() -> dict[str, Any]:
 
     from .._torchvision import models
     from ..hybrid.backbones import list_backbones
+    from ..hybrid.builder import without_memory
 
     outlines = _Outlines()
     found = {}
     for name in list_backbones():
         enum = models.get_model_weights(name)
         members = [member.name for member in enum]
-        found[name] = {"weights": enum.__name__, "members": members, "modules": outlines.add(_unweighted(name))}
+        found[name] = {"weights": enum.__name__, "members": members, "modules": outlines.add(without_memory(name, {}))}
     return {
         "torchvision": version("torchvision").partition("+")[0],
         "blocks": make_blocks(),
+        "short": make_short_names(),
         "patterns": make_patterns(),
         "optimizers": sorted(name for name, each in vars(torch.optim).items() if isinstance(each, type) and name != "Optimizer"),
         "backbones": found,
@@ -166,23 +170,19 @@ def make_blocks() -> dict[str, Any]:
     }
 
 
-def make_patterns() -> dict[str, list[str]]:
+def make_short_names() -> dict[str, list[str]]:
+    """The part of the file that ``layers`` makes: names of norms, pools and activations that are none of the registry."""
+    from ..blocks import _by_name
+
+    return {"norm": ["none", *_by_name._NORMS], "pooling": ["none", "flatten", *_by_name._POOLS], "activation": ["none"]}
+
+
+def make_patterns() -> dict[str, tuple[str, ...] | None]:
     """The part of the file that the composer makes."""
-    return {}
+    from ..compose import patterns as composer
 
-
-def _unweighted(name: str) -> nn.Module:
-    """A model whose parameters take no memory, where its constructor can do that."""
-    import torch
-
-    from .._torchvision import models
-
-    try:
-        with torch.device("meta"):
-            model: nn.Module = models.get_model(name)
-    except NotImplementedError:  # RegNet computes its widths with tensors
-        model = models.get_model(name)
-    return model
+    known = {name: composer._patterns[name] for name in composer.list_patterns()}
+    return {name: None if pattern.takes_all else tuple(pattern.options()) for name, pattern in known.items()}
 
 
 class _Outlines:

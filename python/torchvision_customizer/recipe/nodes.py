@@ -46,6 +46,7 @@ class Node:
         verbatim: whether the characters of a text stand one by one in the file, from ``mark`` on.
         macro: name of the macro that it comes from; ``mark`` is where the macro has it.
         broken: whether a problem with it has been found, so that what it is now says nothing.
+        written_as: the key that the recipe has for it, where the schema has another.
     """
 
     value: Any
@@ -55,6 +56,7 @@ class Node:
     verbatim: bool = False
     macro: str | None = None
     broken: bool = False
+    written_as: str | None = None
 
     @property
     def kind(self) -> str:
@@ -83,6 +85,21 @@ class Node:
                 yield from node.leaves((*path, index))
         else:
             yield path, self
+
+
+def spelled(root: Node, path: Path) -> Path:
+    """A path of the schema with the keys that the recipe has."""
+    node: Node | None = root
+    parts: list[str | int] = []
+    for part in path:
+        below = None
+        if node is not None and isinstance(node.value, dict):
+            below = node.value.get(str(part))
+        elif node is not None and isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+            below = node.value[part]
+        parts.append(part if below is None or below.written_as is None else below.written_as)
+        node = below
+    return tuple(parts)
 
 
 def kind_of(value: Any) -> str:

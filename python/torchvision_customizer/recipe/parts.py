@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..errors import nearest
 from .nodes import Findings, Node, Path
 from .parser import Definition, DefinitionError, check_modifiers, parse_definition
@@ -17,7 +19,7 @@ _PARTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 # Second names of keys: short ones of the string form, and names of 2.1.
 OTHER_NAMES = {
     "stem": {"kernel_size": "kernel", "norm_type": "norm"},
-    "stages": {"type": "pattern", "block": "pattern", "reduction": "se_reduction", "norm_type": "norm"},
+    "stages": {"type": "pattern", "block": "pattern", "reduction": "se_reduction", "dropout": "dropout_rate", "norm_type": "norm"},
     "head": {"hidden_dims": "hidden"},
     "backbone": {},
     "training": {"learning_rate": "lr"},
@@ -50,7 +52,9 @@ def _from_text(node: Node, part: str) -> Node:
     definition = parse_definition(text)
     key, positional = _PARTS[part]
     order = positional.get(definition.name, positional[""])
-    items = {key: Node(definition.name, node.at(definition.offsets["name"]))}
+    name_mark = node.at(definition.offsets["name"])
+    verbatim = node.verbatim and node.value.startswith(definition.name, definition.offsets["name"])
+    items = {key: Node(definition.name, name_mark, verbatim=verbatim, written_as="block" if part == "stages" else None)}
 
     def put(name: str, value: object, place: str | int) -> None:
         offset = definition.offsets[place]
@@ -92,17 +96,18 @@ def _value(value: object, node: Node, offset: int) -> Node:
 
 def _one_name_each(node: Node, part: str, path: Path, findings: Findings) -> Node:
     """Second names of keys become the first; both may be there where they say the same."""
-    others, items = OTHER_NAMES[part], {}
+    others = OTHER_NAMES[part]
+    items: dict[str, Node] = {}
     for key, item in node.value.items():
         name = others.get(key, key)
         former = items.get(name)
         if former is not None and former.plain() != item.plain():
             findings.add(item.key_mark or item.mark, (*path, key), f"'{key}' and '{name}' are the same, and say different things")
         if former is None or key == name:
-            items[name] = item
+            items[name] = item if key == name else replace(item, written_as=key)
     kind = items.get("type")
-    if kind is not None and kind.value in _OTHER_TYPES.get(part, {}):
-        items["type"] = Node(_OTHER_TYPES[part][kind.value], kind.mark, kind.key_mark)
+    if kind is not None and isinstance(kind.value, str) and kind.value in _OTHER_TYPES.get(part, {}):
+        items["type"] = replace(kind, value=_OTHER_TYPES[part][kind.value])
     return Node(items, node.mark, node.key_mark, macro=node.macro)
 
 

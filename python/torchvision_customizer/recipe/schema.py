@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 # Larger ones are slips of the finger, and would take all memory before anything says so.
 Channels = Annotated[int, Field(ge=1, le=65_536)]
@@ -18,7 +18,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, int | str) else value
+    return [value] if isinstance(value, int) else value
 
 
 def _one_or_more(kind: str) -> tuple[BeforeValidator, WithJsonSchema]:
@@ -28,7 +28,23 @@ def _one_or_more(kind: str) -> tuple[BeforeValidator, WithJsonSchema]:
 
 Integers = Annotated[list[int], *_one_or_more("integer")]
 Widths = Annotated[list[Channels], *_one_or_more("integer")]
-Names = Annotated[list[str], *_one_or_more("string")]
+
+
+def _check_size(value: Any) -> Any:
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    if not all(isinstance(side, int) and not isinstance(side, bool) and 0 <= side <= 255 for side in sides):
+        raise ValueError("must be an integer from 0 to 255, or two of them")
+    return value
+
+
+_INTEGER = {"type": "integer", "minimum": 0, "maximum": 255}
+_SIZE = {"anyOf": [_INTEGER, {"type": "array", "items": _INTEGER, "minItems": 2, "maxItems": 2}]}
+Size = Annotated[Any, AfterValidator(_check_size), WithJsonSchema(_SIZE)]
+Padding = Annotated[
+    Any,
+    AfterValidator(lambda value: value if value in ("same", "valid") else _check_size(value)),
+    WithJsonSchema({"anyOf": [*_SIZE["anyOf"], {"enum": ["same", "valid"]}]}),
+]
 
 
 class Section(BaseModel):
@@ -50,8 +66,8 @@ class ConvStem(Section):
     kernel: Kernel = Field(7, description="Kernel size of the convolution.")
     stride: Count = Field(2, description="Stride of the convolution.")
     padding: Annotated[int, Field(ge=0, le=255)] | None = Field(None, description="By default half the kernel.")
-    activation: str = Field("relu", description="A name of `tvc list-blocks --category activation`, or none.")
-    norm: str = Field("batch", description="batch, group, instance, layer, none, or a registered norm.")
+    activation: str | None = Field("relu", description="A name of `tvc list-blocks --category activation`, or none.")
+    norm: str | None = Field("batch", description="batch, group, instance, layer, none, or a registered norm.")
     pool: str | None = Field("max", description="max, avg, none, or a registered pool.")
     pool_kernel: Kernel = 3
     pool_stride: Count = 2
@@ -64,8 +80,8 @@ class SimpleStem(Section):
     type: Literal["simple"]
     channels: Channels
     in_channels: Channels | None = None
-    activation: str = "relu"
-    norm: str = "batch"
+    activation: str | None = "relu"
+    norm: str | None = "batch"
 
 
 class PatchStem(Section):
@@ -80,25 +96,59 @@ class PatchStem(Section):
 class Stage(Section):
     """Blocks of one kind, one after the other. Which options there are besides the first few depends on the pattern."""
 
+    # A pattern of the user's may have options of its own; which there are is checked with the pattern.
+    model_config = ConfigDict(extra="allow")
+
     pattern: str = Field(
-        "residual", description="The block, with what goes into it: residual, bottleneck+se, mbconv+eca+drop_path. Also `block`."
+        "residual", description="The block, and what goes into it: residual, bottleneck+se, mbconv+eca+drop_path. Also `block`."
     )
     channels: Channels = Field(description="Channels that come out.")
     blocks: Count = Field(2, description="How many.")
     name: str | None = Field(None, description="By which a recipe that extends this one can change the stage.")
-    attention: Names | None = Field(None, description="Attention in every block: se is the same as '+se' in the pattern.")
+    attention: str | None = Field(None, description="In every block: se is the same as +se in the pattern.")
     in_channels: Channels | None = Field(None, description="By default what comes out of what is before the stage.")
-    downsample: bool = Field(False, description="Whether the first block halves the resolution (see stride).")
-    stride: Count = Field(2, description="By how much the first block divides the resolution where downsample is true.")
-    activation: str = "relu"
-    norm: str = "batch"
-    expansion: Annotated[float, Field(gt=0, le=64)] | None = None
-    growth_rate: Channels = 32
-    se_reduction: Count = Field(16, description="Also `reduction`.")
-    groups: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    width_multiplier: Annotated[float, Field(gt=0, le=64)] | None = None
-    kernel_size: Kernel | None = None
-    drop_path: Probability | None = Field(None, description="Probability that a block is passed over, of the last block.")
+    downsample: bool = Field(False, description="Whether the first block has a stride, of 2 unless stride says another.")
+    stride: Count | None = Field(None, description="Stride of the first block.")
+    activation: str | None = Field(None, description="A name of `tvc list-blocks --category activation`, or none.")
+    norm: str | None = Field("batch", description="batch, group, instance, layer, none, or a registered norm.")
+    expansion: Count | None = Field(None, description="How much narrower a bottleneck is inside, or how much wider an mbconv.")
+    growth_rate: Channels | None = Field(None, description="Channels that each layer of dense adds.")
+    se_reduction: Count | None = Field(None, description="Of squeeze-and-excitation. Also `reduction`.")
+    groups: Channels | None = Field(None, description="Of conv and grouped_bottleneck.")
+    width_multiplier: Annotated[float, Field(gt=0, le=64)] | None = Field(None, description="Of wide_bottleneck.")
+    kernel_size: Size | None = None
+    padding: Padding | None = None
+    dilation: Size | None = None
+    bias: bool | None = None
+    drop_path: Probability | None = Field(None, description="Probability that a block is passed over.")
+    dropout_rate: Probability | None = Field(None, description="Of conv and dense. Also `dropout`.")
+    pooling_type: str | None = Field(None, description="Of conv: a pool after each block.")
+    pooling_kernel_size: Size | None = None
+    pooling_stride: Size | None = None
+    bottleneck_ratio: Count | None = Field(None, description="Of dense.")
+    add_residual: bool | None = Field(None, description="Of depthwise.")
+    use_se: bool | None = None
+    bottleneck: bool | None = Field(None, description="Of residual.")
+    use_downsample: bool | None = Field(None, description="Of bottlenecks.")
+
+
+class Transition(Section):
+    """Fewer channels, and half the resolution: what stands between dense stages."""
+
+    pattern: Literal["transition"]
+    compression: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Channels that come out, for each that comes in.")
+    pool_size: Count = 2
+    in_channels: Channels | None = None
+    activation: str | None = "relu"
+    norm: str | None = "batch"
+    name: str | None = None
+
+
+def _kind_of_stage(value: Any) -> str:
+    return "transition" if isinstance(value, dict) and value.get("pattern") == "transition" else "stage"
+
+
+AnyStage = Annotated[Annotated[Stage, Tag("stage")] | Annotated[Transition, Tag("transition")], Discriminator(_kind_of_stage)]
 
 
 class LinearHead(Section):
@@ -121,6 +171,9 @@ class SegmentationHead(Section):
     in_channels: Channels | None = None
     hidden_channels: Channels = 256
     upsample_factor: Count = 1
+    norm: str | None = "batch"
+    activation: str | None = "relu"
+    dropout: Probability = 0.0
 
 
 class DetectionHead(Section):
@@ -237,14 +290,24 @@ class ComposedRecipe(Common):
     """A stem, stages and a head."""
 
     stem: Annotated[ConvStem | SimpleStem | PatchStem, Field(discriminator="type")]
-    stages: Annotated[list[Stage], Field(min_length=1, max_length=1_000)]
+    stages: Annotated[list[AnyStage], Field(min_length=1, max_length=1_000)]
     head: Annotated[LinearHead | SegmentationHead | DetectionHead, Field(discriminator="type")]
 
 
+class Unfinished(Common):
+    """A recipe without a model: what is there is looked at all the same."""
+
+    backbone: Any = None
+    stem: Any = None
+    stages: Any = None
+    head: Any = None
+
+
+AnyRecipe = BackboneRecipe | ComposedRecipe
 SECTIONS: dict[str, tuple[type[Section], ...]] = {
     "": (BackboneRecipe, ComposedRecipe),
     "stem": (ConvStem, SimpleStem, PatchStem),
-    "stages": (Stage,),
+    "stages": (Stage, Transition),
     "head": (LinearHead, SegmentationHead, DetectionHead, BackboneHead),
     "backbone": (Backbone,),
     "training": (Training,),
@@ -279,7 +342,7 @@ def recipe_schema() -> dict[str, Any]:
     text = {"type": "string"}
     for key in ("stem", "head", "backbone"):
         properties[key]["anyOf"].append({**text, "examples": [_SHORT[key]]})
-    stage = {"anyOf": [{"$ref": "#/$defs/Stage"}, {**text, "examples": [_SHORT["Stage"]]}]}
+    stage = {"anyOf": [{"$ref": "#/$defs/Stage"}, {"$ref": "#/$defs/Transition"}, {**text, "examples": [_SHORT["Stage"]]}]}
     properties["stages"] = {
         "description": "The stages in order; or, in a recipe that extends another, changes to stages by index or name.",
         "anyOf": [
