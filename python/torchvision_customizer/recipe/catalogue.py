@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,10 +25,9 @@ FILE = Path(__file__).with_name("catalogue.json")
 
 @dataclass(frozen=True)
 class Block:
-    """A registered block: the name it is listed by, its category, and the parameters it takes, or None where it takes any."""
+    """A registered block: the name it is listed by, and the parameters it takes, or None where it takes any."""
 
     name: str
-    category: str
     parameters: tuple[str, ...] | None
 
 
@@ -38,42 +37,62 @@ def _written() -> dict[str, Any]:
     return content
 
 
-def blocks() -> Mapping[str, Block]:
-    """Every block by every name."""
-    return _registered() if f"{__package__.rpartition('.')[0]}.blocks" in sys.modules else _written_blocks()
+def _is_loaded(module: str) -> bool:
+    return f"{__package__.rpartition('.')[0]}.{module}" in sys.modules
 
 
-@cache
-def _written_blocks() -> dict[str, Block]:
-    found = {}
-    for name, facts in _written()["blocks"].items():
-        parameters = facts["parameters"]
-        block = Block(name, facts["category"], None if parameters is None else tuple(parameters))
-        found.update(dict.fromkeys((name, *facts["aliases"]), block))
-    return found
+def block_names() -> list[str]:
+    """Every name of every block."""
+    if _is_loaded("blocks"):
+        from .. import registry
+
+        return [name for category in registry.categories() for name in registry.names(category)]
+    return list(_by_name())
 
 
-def _registered() -> dict[str, Block]:
-    from .. import registry
+def find_block(name: str) -> Block:
+    """The block of a name that is one of ``block_names``."""
+    if _is_loaded("blocks"):
+        from .. import registry
 
-    found = {}
-    for name in registry.list():
-        info, parameters = registry.info(name), registry.parameters_of(registry.get(name))
-        block = Block(name, info["category"], None if parameters is None else tuple(parameters))
-        found.update(dict.fromkeys((name, *info["aliases"]), block))
-    return found
+        parameters = registry.parameters_of(registry.get(name))
+        return Block(registry.canonical_name(name), None if parameters is None else tuple(parameters))
+    block = _by_name()[name]
+    parameters = _written()["blocks"][block]["parameters"]
+    return Block(block, None if parameters is None else tuple(parameters))
 
 
 def names_of(category: str) -> list[str]:
     """Every name of the blocks of a category, with the short ones that stems, stages and heads know."""
-    return [*_written()["short"].get(category, ()), *(name for name, block in blocks().items() if block.category == category)]
+    short = _written()["short"].get(category, ())
+    if _is_loaded("blocks"):
+        from .. import registry
+
+        return [*short, *registry.names(category)]
+    return [*short, *(name for name, block in _by_name().items() if _written()["blocks"][block]["category"] == category)]
 
 
-def patterns() -> Mapping[str, tuple[str, ...] | None]:
-    """The patterns of a stage, each with the options that it takes besides those that all take, or None where it takes any."""
-    if f"{__package__.rpartition('.')[0]}.compose.patterns" in sys.modules:
-        return make_patterns()
-    return {name: None if options is None else tuple(options) for name, options in _written()["patterns"].items()}
+@cache
+def _by_name() -> dict[str, str]:
+    """The name that each block is listed by, by every name that it has."""
+    return {name: block for block, facts in _written()["blocks"].items() for name in (block, *facts["aliases"])}
+
+
+def patterns() -> list[str]:
+    """The patterns of a stage."""
+    if _is_loaded("compose.patterns"):
+        from ..compose import list_patterns
+
+        return list_patterns()
+    return list(_written()["patterns"])
+
+
+def options_of(pattern: str) -> tuple[str, ...] | None:
+    """The options that a pattern takes besides those that all take, or None where it takes any."""
+    if _is_loaded("compose.patterns"):
+        return make_patterns((pattern,))[pattern]
+    options = _written()["patterns"][pattern]
+    return None if options is None else tuple(options)
 
 
 def optimizers() -> list[str]:
@@ -177,11 +196,11 @@ def make_short_names() -> dict[str, list[str]]:
     return {"norm": ["none", *_by_name._NORMS], "pooling": ["none", "flatten", *_by_name._POOLS], "activation": ["none"]}
 
 
-def make_patterns() -> dict[str, tuple[str, ...] | None]:
+def make_patterns(names: Iterable[str] | None = None) -> dict[str, tuple[str, ...] | None]:
     """The part of the file that the composer makes."""
     from ..compose import patterns as composer
 
-    known = {name: composer._patterns[name] for name in composer.list_patterns()}
+    known = {name: composer._patterns[name] for name in names or composer.list_patterns()}
     return {name: None if pattern.takes_all else tuple(pattern.options()) for name, pattern in known.items()}
 
 

@@ -132,14 +132,13 @@ class Meaning:
 
     def _block(self, path: Path, operation: WithBlock) -> None:
         """The block of an operation, and its parameters."""
-        known = catalogue.blocks()
+        known = catalogue.block_names()
         if operation.type not in known:
             key = next((key for key in ("type", "block") if self._get(*path, key) is not None), None)
-            every = ", ".join(sorted({block.name for block in known.values()}))
-            hint = nearest(operation.type, known) or f" (known: {every})"
+            hint = nearest(operation.type, known) or " (see `tvc list-blocks`)"
             self._add(path if key is None else (*path, key), f"unknown block {shown(operation.type)}{hint}")
             return
-        block = known[operation.type]
+        block = catalogue.find_block(operation.type)
         if block.parameters is None:
             return
         for parameter in operation.params:
@@ -190,7 +189,7 @@ class Meaning:
             known = ", ".join([*patterns, "transition"])
             self._add((*path, "pattern"), f"unknown block {shown(name)}{nearest(name, [*patterns, 'transition'])} (known: {known})")
         else:
-            options = patterns[name]
+            options = catalogue.options_of(name)
             self._suffixes((*path, "pattern"), text, name, suffixes, options)
             self._options(path, stage, name, None if options is None else tuple(dict.fromkeys((*_OF_ALL, *options))))
 
