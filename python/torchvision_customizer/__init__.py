@@ -56,6 +56,7 @@ _PUBLIC = {
     "VerifyReport": "deploy",
     "export": "deploy",
     "verify": "deploy",
+    **dict.fromkeys(("Template", "densenet", "efficientnet", "mobilenet", "resnet", "vgg"), "templates"),
     "PatchError": "errors",
     "WeightsError": "errors",
 }

@@ -191,11 +191,11 @@ class HybridBuilder:
         if isinstance(source, Enum) and patches and not cached_file(source).exists():
             _try_patches(name, patches)
         if isinstance(source, Enum):
-            model = load_torchvision(name, source, verbose)
+            model = load_torchvision(name, source, verbose, arguments or {})
         else:
             model = models.get_model(name, **(arguments or {}))
         found = {key: getattr(model, key) for key in _ARGUMENTS if isinstance(getattr(model, key, None), bool | int)}
-        made = {"backbone_name": name, "library": "torchvision", "arguments": found}
+        made = {"backbone_name": name, "library": "torchvision", "arguments": {**found, **(arguments or {})}}
         family = find_family(model)
         assert family is not None, f"{type(model).__name__} is not in hybrid/backbones.py"
         return _finish(

@@ -38,7 +38,7 @@ class _Part(BaseModel):
 
 class _Backbone(_Part):
     name: str
-    library: Literal["torchvision", "timm"] | None
+    library: Literal["torchvision", "timm", "template"] | None
     weights: None = None
     arguments: dict[str, Any] = {}
     patches: dict[str, Any] | list[dict[str, Any]] = {}
@@ -217,7 +217,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> H
 
     Args:
         directory: the folder.
-        model: the unpatched original, where it is neither torchvision's nor timm's; a copy of it is patched.
+        model: the unpatched original, where it is of neither torchvision, timm nor a template; a copy of it is patched.
 
     Returns:
         The model in evaluation mode, with the weights of the folder.
@@ -273,6 +273,14 @@ def _make(folder: Path, recipe: _Recipe, model: nn.Module | None) -> HybridModel
         made = builder._torchvision(
             backbone.name, None, first, spec, False, None, False, strict=False, arguments=backbone.arguments
         )
+    elif backbone.library == "template":
+        from ..templates import Template  # it imports this package
+
+        try:
+            template = Template.from_config({"name": backbone.name, **backbone.arguments})
+        except ValueError as error:
+            raise WeightsError(f"{folder / RECIPE}: backbone.arguments: {error}") from error
+        made = template.make(first, HeadSpec.checked(**options))
     else:
         raise WeightsError(f"{folder}: a {backbone.name} is made by neither torchvision nor timm; give it as model=")
     for patch in more:

@@ -97,14 +97,14 @@ def cached_file(weights: Enum) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.value.url).rpartition("/")[2]
 
 
-def load_torchvision(backbone: str, weights: Enum, progress: bool) -> nn.Module:
+def load_torchvision(backbone: str, weights: Enum, progress: bool, arguments: Mapping[str, Any]) -> nn.Module:
     """The model with torchvision's weights, made and loaded by torchvision.
 
     Raises:
         WeightsError: they cannot be downloaded or read, or do not fit.
     """
     try:
-        model: nn.Module = models.get_model(backbone, weights=weights, progress=progress)
+        model: nn.Module = models.get_model(backbone, weights=weights, progress=progress, **arguments)
         return model
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         file = cached_file(weights)
