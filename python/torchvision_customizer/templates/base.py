@@ -329,7 +329,7 @@ class Template:
     def torchvision_name(self) -> str | None:
         """The name of the torchvision model that has the same tensors, or None."""
         for name in self.variants:
-            if self.network.difference(_published(type(self), name)) is None:
+            if self.network.difference(_published(self._family, name)) is None:
                 return name
         return None
 
@@ -376,6 +376,8 @@ class Template:
             model = self.make(first, head, self._file(weights))
         for more in patches[1:]:
             model = apply(plan(model, more))
+        if weights is None:
+            note(model, drift=None)  # random logits have nothing to lose
         return model
 
     def make(self, patches: Mapping[str, Any], head: HeadSpec, file: Path | None = None) -> HybridModel:
@@ -392,52 +394,56 @@ class Template:
         )
         config = self.get_config()
         # Patches and the head have places of their own in the recipe.
-        note(model, backbone_name=self.name, library="template", arguments={key: config[key] for key in ("family", "network")})
+        arguments = {key: config[key] for key in ("family", "network")}
+        note(model, backbone_name=self.name, library="template", arguments=arguments)
         return model
 
     def _arguments(self, name: str) -> dict[str, Any]:
         """What torchvision's function is told besides: what does not show in the tensors."""
-        usual = _published(type(self), name)
+        usual = _published(self._family, name)
         fields = self.network.without_shape
         return {key: getattr(self.network, key) for key in fields if getattr(self.network, key) != getattr(usual, key)}
 
     def _file(self, weights: Weights) -> Path | None:
         if weights is None or isinstance(weights, os.PathLike) or (isinstance(weights, str) and weights.endswith(SUFFIXES)):
             return None if weights is None else Path(weights)
-        place = self.network.difference(_published(type(self), self.name)) if self.name in self.variants else None
+        place = self.network.difference(_published(self._family, self.name)) if self.name in self.variants else None
         differs = f"{self.name} differs from torchvision's in {place}" if place else f"torchvision has no {self.name}"
         raise WeightsError(f"torchvision's weights are for its own networks, and this {differs}; use a file, or weights=None")
 
     def _patches(self) -> list[dict[str, Any]]:
-        """What is changed by patches: in all of the network and by attention first, then what single stages have else."""
+        """What is changed by patches, as plans that follow each other: a stage may have another norm than the network has then.
+
+        What is put in goes with the last of them: it stands behind modules that make way.
+        """
         everywhere, stages = self.changes, self.stage_changes
         if everywhere == Changes() and all(stage == Changes() for stage in stages):
             return []
         with torch.device("meta"):
             draft = dict(self.network.make().named_modules())
-        first: dict[str, list[Any]] = {}
-        for kind in (*self._kinds("norm"), *self._kinds("activation")):
-            wanted = everywhere.norm if kind in self._kinds("norm") else everywhere.activation
-            if wanted is not None and not _is_kind(kind, wanted) and any(type(m).__name__ == kind for m in draft.values()):
-                first[f"type:{kind}"] = [_replaced(wanted)]
-        second: dict[str, list[Any]] = {}
+        of_network: dict[str, list[Any]] = {}
+        for what in ("norm", "activation"):
+            wanted = getattr(everywhere, what)
+            for kind in self._kinds(what) if wanted is not None else ():
+                if not _is_kind(kind, wanted) and any(type(module).__name__ == kind for module in draft.values()):
+                    of_network[f"type:{kind}"] = [_replaced(wanted)]
+        of_stages: dict[str, list[Any]] = {}
+        for place, stage in zip(self.network.places(), stages, strict=True):
+            for what in ("norm", "activation"):
+                wanted, usual = getattr(stage, what), getattr(everywhere, what)
+                for path, module in draft.items() if wanted not in (None, usual) else ():
+                    kind = type(module).__name__
+                    # What is as published stays, unless the whole network has another.
+                    if place.holds(path) and kind in self._kinds(what) and not (usual is None and _is_kind(kind, wanted)):
+                        of_stages[path] = [_replaced(wanted)]
+        parts = [part for part in (of_network, of_stages) if part] or [{}]
         for place, stage in zip(self.network.places(), stages, strict=True):
             for attention in stage.attention:
                 for target, operation in _placed(attention, place, draft):
-                    first.setdefault(target, []).append(operation)
-            for what, wanted in (("norm", stage.norm), ("activation", stage.activation)):
-                # Where all of the network has it already, there is nothing to do.
-                if wanted is None or wanted == getattr(everywhere, what):
-                    continue
-                for path, module in draft.items():
-                    kind = type(module).__name__
-                    if place.holds(path) and kind in self._kinds(what):
-                        as_published = getattr(everywhere, what) is None and _is_kind(kind, wanted)
-                        second |= {} if as_published else {path: [_replaced(wanted)]}
+                    parts[-1].setdefault(target, []).append(operation)
         return [
-            {target: operations[0] if len(operations) == 1 else operations for target, operations in patches.items()}
-            for patches in (first, second)
-            if patches
+            {target: operations[0] if len(operations) == 1 else operations for target, operations in part.items()}
+            for part in parts
         ]
 
     def _kinds(self, what: str) -> tuple[str, ...]:
@@ -474,9 +480,9 @@ class Template:
 
 
 @cache
-def _published(template: type[Template], name: str) -> Network:
+def _published(family: str, name: str) -> Network:
     """The network of a torchvision model."""
-    return _families[template.network_type.family](**template.variants[name]).network
+    return _families[family](**_families[family].variants[name]).network
 
 
 def _is_kind(kind: str, block: str) -> bool:

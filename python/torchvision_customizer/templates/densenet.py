@@ -67,7 +67,9 @@ class DenseNet(Network):
         module: Any = models.densenet
         stem, channels = self.stem, self.stem.channels
         features = nn.Sequential()
-        features.add_module("conv0", nn.Conv2d(stem.in_channels, channels, stem.kernel, stem.stride, stem.kernel // 2, bias=False))
+        features.add_module(
+            "conv0", nn.Conv2d(stem.in_channels, channels, stem.kernel, stem.stride, stem.kernel // 2, bias=False)
+        )
         features.add_module("norm0", nn.BatchNorm2d(channels))
         features.add_module("relu0", nn.ReLU(inplace=True))
         features.add_module("pool0", nn.MaxPool2d(3, 2, 1) if stem.pool else nn.Identity())
@@ -85,7 +87,7 @@ class DenseNet(Network):
         model.features = features
         model.classifier = nn.Linear(channels, 1000)
         initialize(model, mode="fan_in", linear=lambda layer: None)
-        return model  # type: ignore[no-any-return]
+        return model
 
     def places(self) -> tuple[StagePlaces, ...]:
         names = [f"features.denseblock{number}" for number in range(1, len(self.stages) + 1)]

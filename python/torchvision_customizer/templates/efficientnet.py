@@ -133,7 +133,7 @@ class EfficientNet(Network):
             shape = (stem.in_channels, stem.channels, stem.kernel, stem.stride)
             model.features[0] = module.Conv2dNormActivation(*shape, norm_layer=norm, activation_layer=nn.SiLU)
             initialize(model.features[0])
-        return model  # type: ignore[no-any-return]
+        return model
 
     def places(self) -> tuple[StagePlaces, ...]:
         names = [f"features.{number}" for number in range(1, len(self.stages) + 1)]

@@ -1,7 +1,7 @@
 """MobileNetV2 and MobileNetV3, of torchvision's inverted residuals.
 
-Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, https://arxiv.org/abs/1801.04381; Howard et al.: Searching for
-MobileNetV3, https://arxiv.org/abs/1905.02244
+Sandler et al.: MobileNetV2: Inverted Residuals and Linear Bottlenecks, https://arxiv.org/abs/1801.04381; Howard et al.:
+Searching for MobileNetV3, https://arxiv.org/abs/1905.02244
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class MobileNetV2(Network):
         model.classifier[1] = nn.Linear(self.last_channels, 1000)
         model.last_channel = self.last_channels
         initialize(model, linear=lambda linear: nn.init.normal_(linear.weight, 0, 0.01))
-        return model  # type: ignore[no-any-return]
+        return model
 
     def places(self) -> tuple[StagePlaces, ...]:
         return _places([stage.blocks for stage in self.stages], "after:conv")
@@ -168,7 +168,7 @@ class MobileNetV3(Network):
             sizes = (stem.in_channels, stem.channels, stem.kernel, stem.stride)
             model.features[0] = module.Conv2dNormActivation(*sizes, norm_layer=norm, activation_layer=nn.Hardswish)
             initialize(model.features[0])
-        return model  # type: ignore[no-any-return]
+        return model
 
     def places(self) -> tuple[StagePlaces, ...]:
         return _places([len(stage.expanded) for stage in self.stages], "after:block")

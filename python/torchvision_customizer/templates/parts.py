@@ -193,8 +193,8 @@ def shell(kind: Callable[..., nn.Module], *args: Any, **options: Any) -> Any:
         return kind(*args, **options)
 
 
-def initialize(model: nn.Module, mode: str = "fan_out", linear: Callable[[nn.Linear], None] | None = None) -> None:
-    """Start convolutions, and where ``linear`` is given linear layers, as torchvision's classes do; norms start so by themselves."""
+def initialize(model: nn.Module, mode: str = "fan_out", linear: Callable[[nn.Linear], object] | None = None) -> None:
+    """Start convolutions, and where ``linear`` is given linear layers, as torchvision's classes do. Norms do so themselves."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ class ResNet(Network):
         if self.zero_init_residual:
             for block in (module for module in model.modules() if isinstance(module, kind)):
                 nn.init.zeros_(block.bn2.weight if self.block == "basic" else block.bn3.weight)
-        return model  # type: ignore[no-any-return]
+        return model
 
     def _block(self, kind: Any, inputs: int, channels: int, stride: int) -> nn.Module:
         outputs = channels * kind.expansion

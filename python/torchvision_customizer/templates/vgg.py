@@ -65,7 +65,7 @@ class VGG(Network):
         for name, inputs, outputs in (("0", channels * 7 * 7, 4096), ("3", 4096, 4096), ("6", 4096, 1000)):
             setattr(model.classifier, name, nn.Linear(inputs, outputs))
         initialize(model, linear=lambda layer: nn.init.normal_(layer.weight, 0, 0.01))
-        return model  # type: ignore[no-any-return]
+        return model
 
     def places(self) -> tuple[StagePlaces, ...]:
         return tuple(self._places())
