@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from .. import registry
+from ..blocks._by_name import block_name
 from ..errors import WeightsError, nearest
 from ..hybrid import HybridBuilder, HybridModel, apply, plan
 from ..hybrid.heads import HeadSpec
 from ..hybrid.model import note
 from ..hybrid.weights import SUFFIXES, Weights
-from ..layers import block_name
 from .parts import Attention, Changes, Head, Network, StagePlaces, check
 
 T = TypeVar("T", bound="Callable[..., Template]")
