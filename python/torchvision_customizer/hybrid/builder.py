@@ -199,8 +199,7 @@ class HybridBuilder:
         else:
             model = models.get_model(name, **(arguments or {}))
         found = {key: getattr(model, key) for key in _ARGUMENTS if isinstance(getattr(model, key, None), bool | int)}
-        found = {**(arguments or {}), **found}
-        made = {"backbone_name": name, "library": "torchvision", "arguments": found}
+        made = {"backbone_name": name, "library": "torchvision", "arguments": {**found, **(arguments or {})}}
         family = find_family(model)
         assert family is not None, f"{type(model).__name__} is not in hybrid/backbones.py"
         return _finish(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class HybridState:
     """What a hybrid model knows of its making.
 
-    ``library`` and ``arguments`` say how the original is made anew: by ``torchvision`` or ``timm``, and with which arguments;
+    ``library`` and ``arguments`` say how the original is made anew: by ``torchvision``, ``timm`` or a ``template``;
     ``library`` is None where the model came from elsewhere. ``about`` is what its recipe says besides.
     """
 

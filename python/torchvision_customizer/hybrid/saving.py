@@ -195,7 +195,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> H
 
     Args:
         directory: the folder.
-        model: the unpatched original, where it is neither torchvision's nor timm's; a copy of it is patched.
+        model: the unpatched original, where it is of neither torchvision, timm nor a template; a copy of it is patched.
 
     Returns:
         The model in evaluation mode, with the weights of the folder.

@@ -72,7 +72,9 @@ def _hybrid(config: BackboneRecipe, weights: Any, frozen: bool) -> HybridModel:
     head = {} if config.head is None else {key: value for key, value in config.head.given().items() if key != "type"}
     patches = [backbone.patches] if isinstance(backbone.patches, dict) else list(backbone.patches)
     options: dict[str, Any] = {"weights": weights, "patches": patches[0] if patches else None, **head}
-    if backbone.library == "timm":
+    if backbone.library == "template":
+        model = _of_template(config, weights, options.pop("patches"), head)
+    elif backbone.library == "timm":
         model = HybridBuilder().from_timm(backbone.name, **options, **backbone.arguments)
     elif backbone.library == "torchvision":
         model = HybridBuilder().from_torchvision(backbone.name, arguments=backbone.arguments, **options)
@@ -84,6 +86,20 @@ def _hybrid(config: BackboneRecipe, weights: Any, frozen: bool) -> HybridModel:
         model.freeze_backbone(training.unfreeze_stages)
     note(model, about=about(config))
     return model
+
+
+def _of_template(config: BackboneRecipe, weights: Any, patches: Any, head: Mapping[str, Any]) -> HybridModel:
+    from ..hybrid.heads import HeadSpec
+    from ..templates import Template
+
+    backbone = config.backbone
+    if weights not in (None, "DEFAULT"):
+        raise ValueError(f"backbone.weights: a template has random weights, got {weights!r}; load a file into the model")
+    try:
+        template = Template.from_config({"name": backbone.name, **backbone.arguments})
+    except ValueError as error:
+        raise ValueError(f"backbone.arguments: {error}") from error
+    return template.make(patches, HeadSpec.checked(**head))
 
 
 def _composed(config: Any) -> VisionModel:

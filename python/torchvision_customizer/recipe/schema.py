@@ -200,7 +200,7 @@ class Backbone(Section):
     """A pre-trained model, and what is changed in it."""
 
     name: str = Field(description="A name of `tvc list-backbones`.")
-    library: Literal["torchvision", "timm"] | None = Field("torchvision", description="Where the model comes from.")
+    library: Literal["torchvision", "timm", "template"] | None = Field("torchvision", description="Where the model comes from.")
     weights: str | None = Field("DEFAULT", description="A name of torchvision's weights, DEFAULT, a file, or null.")
     arguments: dict[str, Any] = Field({}, description="Arguments of the model's constructor.")
     patches: dict[str, Any] | list[dict[str, Any]] = Field({}, description="Targets, and the operations there.")
