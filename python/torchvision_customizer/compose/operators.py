@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .measure import DoesNotRun, Signal, channels_of, shape_after
+from .measure import Signal, channels_of, shapes_after
 from .piece import FixedSequential, Piece, connect, connect_all, title_of
 
 
-class Sequential(Piece, FixedSequential):
+class Sequential(Piece, FixedSequential):  # type: ignore[misc]  # torch's + and * mean less
     """Modules one after another, each built for the channels that the one before it gives.
 
     Args:
@@ -96,12 +96,14 @@ class BranchedModule(Piece):
         return f"concat_dim={self.concat_dim}"
 
     def _measured(self, channels: int) -> int:
+        shapes = shapes_after(list(self.branches), channels)
         try:
-            return shape_after(self, channels)[1]
-        except DoesNotRun as error:
-            shapes = [(title_of(branch), shape_after(branch, channels)) for branch in self.branches]
-            gives = ", ".join(f"{title} gives {_show(shape)}" for title, shape in shapes)
+            together = torch.cat([torch.empty(shape, device="meta") for shape in shapes], self.concat_dim)
+        except (RuntimeError, IndexError) as error:
+            titles = [title_of(branch) for branch in self.branches]
+            gives = ", ".join(f"{title} gives {_show(shape)}" for title, shape in zip(titles, shapes, strict=True))
             raise ValueError(f"branches cannot be concatenated on dimension {self.concat_dim}: {gives}") from error
+        return together.shape[1]
 
     def _connect(self, signal: Signal | None) -> tuple[Piece, Signal | None]:
         piece = self
@@ -140,12 +142,12 @@ class ResidualWrapper(Piece):
         self.out_channels = given.channels if given is not None else None
         if self.in_channels is None or self.is_open():
             return
-        shapes = [shape_after(branch, self.in_channels) for branch in (self.module, self.projection)]
+        shapes = shapes_after([self.module, self.projection], self.in_channels)
         if shapes[0] != shapes[1]:
             shortcut = title_of(self.projection) if projection is not None else "the shortcut"
             raise ValueError(
-                f"residual: {title_of(self.module)} gives {_show(shapes[0])} and {shortcut} {_show(shapes[1])}, which cannot be "
-                f"added; give a projection that does, such as nn.Conv2d({self.in_channels}, {shapes[0][1]}, 1, stride=…)"
+                f"residual: {title_of(self.module)} gives {_show(shapes[0])} and {shortcut} {_show(shapes[1])}, which cannot "
+                f"be added; give a projection that does, such as nn.Conv2d({self.in_channels}, {shapes[0][1]}, 1, stride=…)"
             )
 
     def forward(self, x: Tensor) -> Tensor:
