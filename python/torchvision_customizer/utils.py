@@ -62,25 +62,29 @@ def get_layer_summary(model: nn.Module, input_shape: Sequence[int]) -> list[dict
         ValueError: the model does not take such an input.
     """
     batch, sample = _split(input_shape)
-    found: list[dict[str, Any]] = []
+    ran: list[tuple[str, tuple[int, ...] | None]] = []
 
     def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        parameters = list(module.parameters())
-        found.append(
-            {
-                "name": name,
-                "type": type(module).__name__,
-                "output_shape": (batch, *output.shape[1:]) if isinstance(output, Tensor) else None,
-                "parameters": sum(p.numel() for p in parameters),
-                "trainable": any(p.requires_grad for p in parameters),
-            }
-        )
+        ran.append((name, (batch, *output.shape[1:]) if isinstance(output, Tensor) else None))
 
     hooks = {name: partial(note, name) for name, _ in model.named_modules() if name}
     try:
         output_shape(model, sample, hooks)
     except DoesNotRun as error:
         raise ValueError(f"{type(model).__name__} does not take an input of shape {(batch, *sample)}: {error}") from error
+    found: list[dict[str, Any]] = []
+    for name, shape in ran:
+        module = model.get_submodule(name)
+        parameters = list(module.parameters())
+        found.append(
+            {
+                "name": name,
+                "type": type(module).__name__,
+                "output_shape": shape,
+                "parameters": sum(p.numel() for p in parameters),
+                "trainable": any(p.requires_grad for p in parameters),
+            }
+        )
     return found
 
 
