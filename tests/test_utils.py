@@ -102,7 +102,13 @@ def test_layers(model):
 
 @pytest.mark.parametrize(
     "ask",
-    [utils.calculate_output_shape, utils.get_layer_summary, utils.get_model_flops, utils.get_memory_usage, utils.print_model_summary],
+    [
+        utils.calculate_output_shape,
+        utils.get_layer_summary,
+        utils.get_model_flops,
+        utils.get_memory_usage,
+        utils.print_model_summary,
+    ],
 )
 def test_errors(ask, model):
     """Defect 30: a model that did not run made ``print_model_summary`` raise a TypeError."""
@@ -125,7 +131,10 @@ def test_validate_architecture():
     spatial = {"input_spatial": (64, 64), "final_spatial": (8, 8)}
     assert found["checks"] == {"spatial_dimensions": spatial, "channels": [4, 8, 8]}
     assert "2×2" in utils.validate_architecture((3, 32, 32), 10, 4)["warnings"][0]
-    assert utils.validate_architecture((3, 65, 65), 10, 1, [4], 3, 4)["checks"]["spatial_dimensions"]["final_spatial"] == (16, 16)
+    assert utils.validate_architecture((3, 65, 65), 10, 1, [4], 3, 4)["checks"]["spatial_dimensions"]["final_spatial"] == (
+        16,
+        16,
+    )
     for arguments, word in (
         (((3, 16, 16), 10, 8), "too small"),
         (((3, 16), 10, 1), "input_shape"),

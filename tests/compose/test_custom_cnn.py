@@ -1,5 +1,7 @@
 """``CustomCNN`` of version 1."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -18,7 +20,7 @@ def test_defaults():
     model = CustomCNN((3, 32, 32), 10)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     widths = [3, 64, 128, 256, 512]
-    convolutions = sum(9 * a * b for a, b in zip(widths, widths[1:], strict=False))
+    convolutions = sum(9 * a * b for a, b in itertools.pairwise(widths))
     assert model.count_parameters() == convolutions + 2 * sum(widths[1:]) + 513 * 10
     assert model.get_config() == {
         "input_shape": (3, 32, 32),

@@ -85,7 +85,9 @@ class TestChains:
         assert isinstance(model, VisionModel) and [stage.in_channels for stage in model.stages] == [4, 8]
         assert tail.is_open()
 
-    @pytest.mark.parametrize("piece", [Stage(8), Head(2), TransitionLayer(), Stage(8) >> Head(2), Stage(8) * 2, Stage(8) | Stage(4)])
+    @pytest.mark.parametrize(
+        "piece", [Stage(8), Head(2), TransitionLayer(), Stage(8) >> Head(2), Stage(8) * 2, Stage(8) | Stage(4)]
+    )
     def test_running_an_open_piece_says_what_to_do(self, piece):
         assert piece.is_open()
         with pytest.raises(RuntimeError, match=r"no parameters yet.*to the right of a piece.*Stem\(64\) >> .*give in_"):
@@ -96,7 +98,10 @@ class TestChains:
     @pytest.mark.parametrize(
         ("write", "message"),
         [
-            (lambda: Stem(64) >> Stage(8, in_channels=32), r"Stem\(64\) gives 64 channels, and Stage\(8, in_channels=32\) takes 32"),
+            (
+                lambda: Stem(64) >> Stage(8, in_channels=32),
+                r"Stem\(64\) gives 64 channels, and Stage\(8, in_channels=32\) takes 32",
+            ),
             (lambda: Stem(64) >> Head(2, 32), r"Stem\(64\) gives 64 channels, and Head\(2, in_features=32\) takes 32"),
             (lambda: Stage(4) >> Stem(8, in_channels=3), r"Stage\(4\) gives 4 channels, and Stem\(8, in_channels=3\) takes 3"),
             (lambda: Stem(4) >> nn.Conv2d(3, 8, 3), r"Stem\(4\) gives 4 channels, and Conv2d\(3, 8.*does not take them: "),
@@ -207,7 +212,9 @@ class TestOtherModules:
 
 class TestRepeat:
     @pytest.mark.parametrize(
-        "write", [lambda stage: stage * 3, lambda stage: 3 * stage, lambda stage: repeat(stage, 3)], ids=["right", "left", "call"]
+        "write",
+        [lambda stage: stage * 3, lambda stage: 3 * stage, lambda stage: repeat(stage, 3)],
+        ids=["right", "left", "call"],
     )
     def test_copies_are_independent(self, write):
         """Defect 22: all of them were one object."""
@@ -281,7 +288,10 @@ class TestBranches:
         ("write", "message"),
         [
             (lambda: Stage(4, in_channels=4) | Stage(4, in_channels=5), "takes 4.*takes 5"),
-            (lambda: Stem(4) >> (Stage(4, stride=2) | Stage(8)), r"Stage\(4, stride=2\) gives \(N, 4, 112, 112\).*\(N, 8, 224, 224\)"),
+            (
+                lambda: Stem(4) >> (Stage(4, stride=2) | Stage(8)),
+                r"Stage\(4, stride=2\) gives \(N, 4, 112, 112\).*\(N, 8, 224, 224\)",
+            ),
             (lambda: Stem(8) >> (Stage(4, in_channels=4) | Stage(8)), "gives 8 channels.*takes 4"),
             (lambda: branch(), "there are none"),
         ],

@@ -237,7 +237,7 @@ class TestRegisterPattern:
         assert [block.settings for block in made] == [("gelu", "group", 3.0)] * 3
         assert [block.conv.stride for block in made] == [(2, 2), (1, 1), (1, 1)]
         assert (Stem(4) >> Stage(8, 1, "twice")).out_channels == 8
-        with pytest.raises(ValueError, match="has no option 'facter', did you mean 'factor'?"):
+        with pytest.raises(ValueError, match=r"has no option 'facter', did you mean 'factor'\?"):
             Stage(8, 1, "twice", 4, facter=1.0)
         with pytest.raises(ValueError, match=r"takes no '\+se'"):
             Stage(8, 1, "twice+se", 4)

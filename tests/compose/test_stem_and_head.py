@@ -49,7 +49,10 @@ class TestStem:
         assert [type(layer) for layer in simple] == [nn.Conv2d, blocks.LayerNorm2d, nn.SiLU]
         assert simple(torch.randn(1, 1, 9, 7)).shape == (1, 8, 9, 7)
         patch = PatchStem(8, 4)
-        assert patch(torch.randn(1, 3, 16, 8)).shape == (1, 8, 4, 2) and list(patch.state_dict()) == ["proj.weight", "proj.bias"]
+        assert patch(torch.randn(1, 3, 16, 8)).shape == (1, 8, 4, 2) and list(patch.state_dict()) == [
+            "proj.weight",
+            "proj.bias",
+        ]
         for wrong in ({"embed_dim": 0}, {"embed_dim": 8, "patch_size": 0}):
             with pytest.raises(ValueError, match="at least 1"):
                 PatchStem(**wrong)

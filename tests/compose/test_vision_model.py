@@ -32,13 +32,20 @@ MODELS = {
     "suffixes": lambda: (
         SimpleStem(4) >> Stage(8, 1, "residual+se+drop_path") >> Stage(8, 1, "bottleneck+eca", stride=2) >> Head(3, hidden=6)
     ),
-    "mobile": lambda: SimpleStem(4) >> Stage(8, 1, "mbconv+cbam", stride=2) >> Stage(8, 1, "fused_mbconv") * 2 >> Head(3, pool="gem"),
+    "mobile": lambda: (
+        SimpleStem(4) >> Stage(8, 1, "mbconv+cbam", stride=2) >> Stage(8, 1, "fused_mbconv") * 2 >> Head(3, pool="gem")
+    ),
     "dense": lambda: Stem(4) >> Stage(8, 2, "dense", growth_rate=4) >> TransitionLayer() >> Stage(8, 1, "depthwise") >> Head(3),
     "branches": lambda: (
-        PatchStem(4, 4) >> (Stage(4, 1, "conv") | nn.Conv2d(4, 2, 1)) >> residual(Stage(6, 1, "grouped_bottleneck", groups=2)) >> Head(0)
+        PatchStem(4, 4)
+        >> (Stage(4, 1, "conv") | nn.Conv2d(4, 2, 1))
+        >> residual(Stage(6, 1, "grouped_bottleneck", groups=2))
+        >> Head(0)
     ),
     "others": lambda: nn.Conv2d(3, 4, 3) >> Stage(8, 1, "wide_bottleneck+se", norm="group") >> nn.Dropout2d(0.2) >> Head(3),
-    "segmentation": lambda: Stem(4) >> Stage(8, 1, "residual+cbam") >> SegmentationHead(3, hidden_channels=4, upsample_factor=4),
+    "segmentation": lambda: (
+        Stem(4) >> Stage(8, 1, "residual+cbam") >> SegmentationHead(3, hidden_channels=4, upsample_factor=4)
+    ),
     "detection": lambda: SimpleStem(4) >> Stage(8, 1, stride=2) >> DetectionHead(2, 3),
     "composed": lambda: Compose((3, 40, 48), [Stem(4), Stage(8, 1), nn.ReLU(), Head(3, pool=None)]),
     "sequential": lambda: Sequential(Stem(4), Stage(8, 1)),
@@ -57,7 +64,7 @@ def test_every_parameter_is_trained_by_an_optimizer_made_at_once(name, x):
     model = MODELS[name]()
     before = {key: value.clone() for key, value in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    for key, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, tvc.DropPath):
             module.drop_prob = 0.0
     model(x).square().sum().backward()
@@ -65,6 +72,7 @@ def test_every_parameter_is_trained_by_an_optimizer_made_at_once(name, x):
     assert before.keys() == dict(model.named_parameters()).keys()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+        assert not torch.equal(parameter, before[key]) or parameter.grad.abs().max() < 1e-6, key
 
 
 @every_model
@@ -98,6 +106,17 @@ def test_exported_models_take_any_batch_and_size(name, x):
     torch.testing.assert_close(exported(other), model(other))
 
 
+@pytest.mark.parametrize("name", ["suffixes"])
+def test_compiles_in_one_graph(name, x):
+    model = MODELS[name]()
+    for mode in (True, False):
+        torch.manual_seed(3)
+        expected = model.train(mode)(x)
+        torch.manual_seed(3)
+        found = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+        torch.testing.assert_close(found, expected)
+
+
 @every_model
 def test_layouts_and_types(name, x):
     model = MODELS[name]().eval()
@@ -114,7 +133,9 @@ def test_layouts_and_types(name, x):
         lambda **place: Stem(4, **place),
         lambda **place: SimpleStem(4, **place),
         lambda **place: PatchStem(4, **place),
-        lambda **place: SimpleStem(4, **place) >> Stage(8, 1, "mbconv", **place) >> TransitionLayer(**place) >> Head(2, **place),
+        lambda **place: (
+            SimpleStem(4, **place) >> Stage(8, 1, "mbconv", **place) >> TransitionLayer(**place) >> Head(2, **place)
+        ),
         lambda **place: Stem(4, **place) >> SegmentationHead(2, **place),
         lambda **place: Stem(4, **place) >> DetectionHead(2, **place),
     ],
@@ -223,6 +244,7 @@ class TestVisionModel:
         ]
         assert "not known yet" in (Stage(8) >> Head(2)).explain()
         assert "Stem(8)" in Stem(8).explain((3, 32, 32))
+        assert "(1, 8, 8)" not in Compose((1, 8, 8), [SimpleStem(4), Head(2, pool=None)]).explain()
         with pytest.raises(ValueError, match=r"images of shape \(2, 8, 8\), give input_shape"):
             model.explain((2, 8, 8))
 
@@ -244,7 +266,9 @@ class TestVisionModel:
 
 class TestConfig:
     def test_is_what_was_written(self):
-        model = SimpleStem(4, norm="group") >> Stage(8, 1, "residual+se", se_reduction=2) * 2 >> Head(3, hidden=(6,), dropout=0.1)
+        model = (
+            SimpleStem(4, norm="group") >> Stage(8, 1, "residual+se", se_reduction=2) * 2 >> Head(3, hidden=(6,), dropout=0.1)
+        )
         config = model.get_config()
         stage = {"type": "stage", "channels": 8, "blocks": 1, "pattern": "residual+se", "se_reduction": 2}
         assert config == {
@@ -280,7 +304,9 @@ class TestConfig:
         for word in words:
             assert word in str(error.value)
 
-    @pytest.mark.parametrize("model", [MODELS["branches"], MODELS["others"], lambda: Sequential(Stem(4)), lambda: Stem(4) | Stem(4)])
+    @pytest.mark.parametrize(
+        "model", [MODELS["branches"], MODELS["others"], lambda: Sequential(Stem(4)), lambda: Stem(4) | Stem(4)]
+    )
     def test_other_modules_have_none(self, model):
         with pytest.raises(ValueError, match="plain values"):
             model().get_config()

@@ -14,7 +14,7 @@ from .piece import Piece, title_of
 def explain(piece: Piece, input_shape: tuple[int, int, int] | None) -> str:
     """The text of :meth:`Piece.explain`."""
     rows = piece._rows()
-    shape = tuple(input_shape or (piece.in_channels or 3, 224, 224))
+    shape = tuple(input_shape or getattr(piece, "input_shape", None) or (piece.in_channels or 3, 224, 224))
     outputs = {} if piece.is_open() else _outputs(piece, rows, shape)
     table = [("part", "", "channels", "stride", "parameters")]
     for name, module in rows:

@@ -99,7 +99,8 @@ class Head(WrittenPiece):
             return channels
         if signal.size is None:
             raise ValueError(
-                f"{title_of(self)} needs in_features, or a pool: the height and width of what {signal.giver} gives are not known"
+                f"{title_of(self)} needs in_features, or a pool, since the height and width of what {signal.giver} gives are "
+                "not known"
             )
         return channels * math.prod(signal.size)
 

@@ -11,7 +11,7 @@ from ..blocks._checks import check_positive
 from ..errors import nearest
 from .head import DetectionHead, Head, SegmentationHead
 from .measure import Signal
-from .operators import Sequential
+from .operators import Sequential, input_channels
 from .piece import Piece, WrittenPiece, connect_all, title_of
 from .stage import Stage, TransitionLayer
 from .stem import PatchStem, SimpleStem, Stem
@@ -45,7 +45,7 @@ class VisionModel(Piece):
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.head = head
-        self.in_channels = getattr(stem, "in_channels", None) if signal is None else signal.channels
+        self.in_channels = input_channels(stem) if signal is None else signal.channels
         self.out_channels = given.channels if given is not None else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Sequential(Piece, FixedSequential):  # type: ignore[misc]  # torch's + and
             raise ValueError(f"{type(self).__name__} needs at least one module")
         for number, module in enumerate(modules):
             self.add_module(str(number), module)
-        self.in_channels = signal.channels if signal is not None else _input_channels(modules[0])
+        self.in_channels = signal.channels if signal is not None else input_channels(modules[0])
         self.out_channels = given.channels if given is not None else None
 
     def _connect(self, signal: Signal | None) -> tuple[Piece, Signal | None]:
@@ -65,7 +65,7 @@ class BranchedModule(Piece):
 
     def __init__(self, modules: Sequence[nn.Module], concat_dim: int = 1) -> None:
         super().__init__()
-        known = {title_of(module): channels for module in modules if (channels := _input_channels(module)) is not None}
+        known = {title_of(module): channels for module in modules if (channels := input_channels(module)) is not None}
         if len(set(known.values())) > 1:
             takes = ", ".join(f"{title} takes {channels}" for title, channels in known.items())
             raise ValueError(f"branches have one input, and these take different channels: {takes}")
@@ -132,7 +132,7 @@ class ResidualWrapper(Piece):
 
     def __init__(self, module: nn.Module, projection: nn.Module | None = None) -> None:
         super().__init__()
-        channels = _input_channels(module)
+        channels = input_channels(module)
         self._fill(module, projection, Signal(channels, True, "the input") if channels is not None else None)
 
     def _fill(self, module: nn.Module, projection: nn.Module | None, signal: Signal | None) -> None:
@@ -232,7 +232,8 @@ def _parts_of(module: nn.Module) -> list[nn.Module]:
     return module._parts() if isinstance(module, Piece) else [module]
 
 
-def _input_channels(module: nn.Module) -> int | None:
+def input_channels(module: nn.Module) -> int | None:
+    """How many channels a module takes, or None where they are not known, or may be any."""
     return module.in_channels if isinstance(module, Piece) else channels_of(module)
 
 

@@ -43,7 +43,7 @@ class BlockTracer(fx.Tracer):
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         graph = super().trace(root, concrete_args)
-        # Of a module with ``from __future__ import annotations`` types are text, which TorchScript cannot read in a graph's code.
+        # With ``from __future__ import annotations`` types are text, which TorchScript cannot read in a graph's code.
         try:
             types = get_type_hints(type(root).forward) if isinstance(root, nn.Module) else {}
         except NameError:
