@@ -179,7 +179,8 @@ def _signature(block: type[nn.Module], parameters: Mapping[str, inspect.Paramete
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in texts:
             texts.append("*")
         description = _describe(parameter)
-        texts.append(f"{key}: {description}" if description[:1] not in ("", "=") else f"{key} {description}".strip())
+        typed = parameter.annotation is not parameter.empty
+        texts.append(f"{key}: {description}" if typed else key + description.replace("= ", "=", 1))
     return f"{block.__name__}({', '.join(texts)})"
 
 

@@ -87,7 +87,9 @@ class MultiHeadAttention(nn.Module):
         q = self._heads(self.q_proj(query))
         k = self._heads(self.k_proj(query if key is None else key))
         v = self._heads(self.v_proj(query if value is None else value))
-        allowed = None if attention_mask is None else attention_mask != 0
+        allowed: Optional[Tensor] = None
+        if attention_mask is not None:
+            allowed = (attention_mask != 0).expand([q.size(0), q.size(1), q.size(2), k.size(2)])
         dropout = self.dropout if self.training else 0.0
         weights: Optional[Tensor] = None
         if need_weights:
