@@ -62,7 +62,11 @@ class CustomCNN(VisionModel):
         if len(widths) != num_conv_blocks:
             raise ValueError(f"CustomCNN: channels must be {num_conv_blocks} numbers, one for each block, got {widths}")
         options: dict[str, Any] = {"activation": activation, "use_batchnorm": use_batchnorm, "dropout_rate": dropout_rate}
-        pool = {"pooling_type": pooling_type, "pooling_kernel_size": pooling_kernel_size, "pooling_stride": pooling_stride}
+        pool: dict[str, Any] = {
+            "pooling_type": pooling_type,
+            "pooling_kernel_size": pooling_kernel_size,
+            "pooling_stride": pooling_stride,
+        }
         self._settings = {
             "input_shape": tuple(input_shape),
             "num_classes": num_classes,

@@ -14,7 +14,7 @@ from .piece import Piece, title_of
 def explain(piece: Piece, input_shape: tuple[int, int, int] | None) -> str:
     """The text of :meth:`Piece.explain`."""
     rows = piece._rows()
-    shape = tuple(input_shape or (piece.in_channels or 3, 224, 224))
+    shape = tuple(input_shape or getattr(piece, "input_shape", None) or (piece.in_channels or 3, 224, 224))
     outputs = {} if piece.is_open() else _outputs(piece, rows, shape)
     table = [("part", "", "channels", "stride", "parameters")]
     for name, module in rows:
@@ -26,7 +26,9 @@ def explain(piece: Piece, input_shape: tuple[int, int, int] | None) -> str:
         parameters = "not known yet" if is_open else f"{count:,}"
         table.append((name, title_of(module), "-" if channels is None else str(channels), stride, parameters))
     widths = [max(len(row[column]) for row in table) for column in range(5)]
-    lines = [f"{type(piece).__name__}: {piece.count_parameters():,} parameters, {piece.count_parameters(True):,} of them trained"]
+    lines = [
+        f"{type(piece).__name__}: {piece.count_parameters():,} parameters, {piece.count_parameters(True):,} of them trained"
+    ]
     for name, title, *numbers in table:
         cells = [name.ljust(widths[0]), title.ljust(widths[1])]
         cells += [number.rjust(width) for number, width in zip(numbers, widths[2:], strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 
 from ..blocks._checks import check_positive
 from ..layers import get_activation, get_normalization, get_pooling
-from .piece import WrittenPiece
+from .measure import Signal
+from .piece import WrittenPiece, title_of
 
 
 class Head(WrittenPiece):
@@ -18,7 +20,8 @@ class Head(WrittenPiece):
     Args:
         num_classes: of the classifier; 0 gives the features that it would get.
         in_features: features after the pool; by default the channels of what stands to the left. Without a pool they are
-            channels × height × width, and by default the channels, as of maps of 1×1 and of vectors.
+            channels × height × width; they are found where the size is known: after vectors, after a pool that gives maps of
+            one size, and in ``Compose``.
         hidden: sizes of linear layers before the classifier, each followed by the activation and dropout.
         dropout: probability that a feature is dropped before the classifier, and after each hidden layer.
         pool: ``adaptive_avg``, ``adaptive_max``, ``gem``, another pool of :func:`~torchvision_customizer.layers.get_pooling`
@@ -85,9 +88,21 @@ class Head(WrittenPiece):
             self.classifier = nn.Linear(features, num_classes)
         self._finish(device, dtype)
 
-    def _takes(self, channels: int) -> bool:
+    def _takes(self, channels: int, signal: Signal) -> bool:
         wanted: int = self._arguments["in_features"]
-        return wanted == channels if self.takes_maps else wanted % channels == 0
+        if not self.takes_maps and signal.maps and signal.size is None:
+            return wanted % channels == 0
+        return wanted == self._needed(channels, signal)
+
+    def _needed(self, channels: int, signal: Signal) -> int:
+        if self.takes_maps or not signal.maps:
+            return channels
+        if signal.size is None:
+            raise ValueError(
+                f"{title_of(self)} needs in_features, or a pool, since the height and width of what {signal.giver} gives are "
+                "not known"
+            )
+        return channels * math.prod(signal.size)
 
 
 def _pool(name: str) -> nn.Module:
@@ -95,7 +110,9 @@ def _pool(name: str) -> nn.Module:
     with torch.no_grad():
         shape = tuple(pool(torch.zeros(1, 1, 5, 7)).shape)
     if shape != (1, 1, 1, 1):
-        raise ValueError(f"Head: pool must give maps of 1×1, and '{name}' does not; known are adaptive_avg, adaptive_max and gem")
+        raise ValueError(
+            f"Head: pool must give maps of 1×1, and '{name}' does not; known are adaptive_avg, adaptive_max and gem"
+        )
     return pool
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ..blocks._checks import check_positive
 from ..errors import nearest
 from .head import DetectionHead, Head, SegmentationHead
-from .measure import DoesNotRun, Signal, output_shape
-from .operators import Sequential
+from .measure import Signal
+from .operators import Sequential, input_channels
 from .piece import Piece, WrittenPiece, connect_all, title_of
 from .stage import Stage, TransitionLayer
 from .stem import PatchStem, SimpleStem, Stem
@@ -45,7 +45,7 @@ class VisionModel(Piece):
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.head = head
-        self.in_channels = getattr(stem, "in_channels", None) if signal is None else signal.channels
+        self.in_channels = input_channels(stem) if signal is None else signal.channels
         self.out_channels = given.channels if given is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,12 +136,14 @@ def piece_from_config(config: Mapping[str, Any]) -> WrittenPiece:
 class Compose(Sequential):
     """Modules one after another for images of one shape, each built for the channels that the one before it gives.
 
+    Since the shape is known, a head without a pool finds its features, too. Without one, images of other sizes are taken.
+
     Args:
         input_shape: (C, H, W) of an image.
         layers: pieces and other modules.
 
     Raises:
-        ValueError: one gives other channels than the next takes, or the whole does not take such an image.
+        ValueError: one gives something else than the next takes; the message names both.
     """
 
     def __init__(self, input_shape: Sequence[int], layers: Iterable[nn.Module]) -> None:
@@ -151,11 +153,7 @@ class Compose(Sequential):
         for size in input_shape:
             check_positive("Compose", "input_shape", size)
         self.input_shape = tuple(input_shape)
-        self._fill(layers, Signal(input_shape[0], True, f"an image of shape {self.input_shape}"))
-        try:
-            output_shape(self, self.input_shape)
-        except DoesNotRun as error:
-            raise ValueError(f"Compose: it does not take an image of shape {self.input_shape}: {error}") from error
+        self._fill(layers, Signal(input_shape[0], True, f"an image of shape {self.input_shape}", size=self.input_shape[1:]))
 
 
 def build_vision_model(

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .measure import DoesNotRun, Signal, channels_of, shape_after
+from .measure import Signal, channels_of, shapes_after
 from .piece import FixedSequential, Piece, connect, connect_all, title_of
 
 
-class Sequential(Piece, FixedSequential):
+class Sequential(Piece, FixedSequential):  # type: ignore[misc]  # torch's + and * mean less
     """Modules one after another, each built for the channels that the one before it gives.
 
     Args:
@@ -33,7 +33,7 @@ class Sequential(Piece, FixedSequential):
             raise ValueError(f"{type(self).__name__} needs at least one module")
         for number, module in enumerate(modules):
             self.add_module(str(number), module)
-        self.in_channels = signal.channels if signal is not None else _input_channels(modules[0])
+        self.in_channels = signal.channels if signal is not None else input_channels(modules[0])
         self.out_channels = given.channels if given is not None else None
 
     def _connect(self, signal: Signal | None) -> tuple[Piece, Signal | None]:
@@ -65,7 +65,7 @@ class BranchedModule(Piece):
 
     def __init__(self, modules: Sequence[nn.Module], concat_dim: int = 1) -> None:
         super().__init__()
-        known = {title_of(module): channels for module in modules if (channels := _input_channels(module)) is not None}
+        known = {title_of(module): channels for module in modules if (channels := input_channels(module)) is not None}
         if len(set(known.values())) > 1:
             takes = ", ".join(f"{title} takes {channels}" for title, channels in known.items())
             raise ValueError(f"branches have one input, and these take different channels: {takes}")
@@ -96,12 +96,14 @@ class BranchedModule(Piece):
         return f"concat_dim={self.concat_dim}"
 
     def _measured(self, channels: int) -> int:
+        shapes = shapes_after(list(self.branches), channels)
         try:
-            return shape_after(self, channels)[1]
-        except DoesNotRun as error:
-            shapes = [(title_of(branch), shape_after(branch, channels)) for branch in self.branches]
-            gives = ", ".join(f"{title} gives {_show(shape)}" for title, shape in shapes)
+            together = torch.cat([torch.empty(shape, device="meta") for shape in shapes], self.concat_dim)
+        except (RuntimeError, IndexError) as error:
+            titles = [title_of(branch) for branch in self.branches]
+            gives = ", ".join(f"{title} gives {_show(shape)}" for title, shape in zip(titles, shapes, strict=True))
             raise ValueError(f"branches cannot be concatenated on dimension {self.concat_dim}: {gives}") from error
+        return together.shape[1]
 
     def _connect(self, signal: Signal | None) -> tuple[Piece, Signal | None]:
         piece = self
@@ -130,7 +132,7 @@ class ResidualWrapper(Piece):
 
     def __init__(self, module: nn.Module, projection: nn.Module | None = None) -> None:
         super().__init__()
-        channels = _input_channels(module)
+        channels = input_channels(module)
         self._fill(module, projection, Signal(channels, True, "the input") if channels is not None else None)
 
     def _fill(self, module: nn.Module, projection: nn.Module | None, signal: Signal | None) -> None:
@@ -140,12 +142,12 @@ class ResidualWrapper(Piece):
         self.out_channels = given.channels if given is not None else None
         if self.in_channels is None or self.is_open():
             return
-        shapes = [shape_after(branch, self.in_channels) for branch in (self.module, self.projection)]
+        shapes = shapes_after([self.module, self.projection], self.in_channels)
         if shapes[0] != shapes[1]:
             shortcut = title_of(self.projection) if projection is not None else "the shortcut"
             raise ValueError(
-                f"residual: {title_of(self.module)} gives {_show(shapes[0])} and {shortcut} {_show(shapes[1])}, which cannot be "
-                f"added; give a projection that does, such as nn.Conv2d({self.in_channels}, {shapes[0][1]}, 1, stride=…)"
+                f"residual: {title_of(self.module)} gives {_show(shapes[0])} and {shortcut} {_show(shapes[1])}, which cannot "
+                f"be added; give a projection that does, such as nn.Conv2d({self.in_channels}, {shapes[0][1]}, 1, stride=…)"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,7 +232,8 @@ def _parts_of(module: nn.Module) -> list[nn.Module]:
     return module._parts() if isinstance(module, Piece) else [module]
 
 
-def _input_channels(module: nn.Module) -> int | None:
+def input_channels(module: nn.Module) -> int | None:
+    """How many channels a module takes, or None where they are not known, or may be any."""
     return module.in_channels if isinstance(module, Piece) else channels_of(module)
 
 

@@ -97,8 +97,8 @@ def register_pattern(name: str) -> Callable[[M], M]:
 
     What is decorated is a function or class that makes one block from ``in_channels``, ``out_channels``, ``stride`` and
     options, all by keyword but the first two. Its options become those of the stage; ``norm`` (or ``norm_type``),
-    ``activation``, ``attention`` (for the suffixes ``+se``, ``+eca``, ``+cbam``) and ``drop_path`` are the usual names. One that
-    takes ``blocks`` makes a whole stage of so many.
+    ``activation``, ``attention`` (for the suffixes ``+se``, ``+eca``, ``+cbam``) and ``drop_path`` are the usual names. One
+    that takes ``blocks`` makes a whole stage of so many.
 
     Raises:
         ValueError: the name is taken, or differs from one that is only by case and separators; or what is decorated takes no
@@ -197,7 +197,7 @@ def _dense(
     )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if stride > 1:
-        layers["pool"] = nn.AvgPool2d(stride)
+        layers["pool"] = nn.AvgPool2d(stride, ceil_mode=True)  # the size that a convolution with that stride gives
     layers["dense"] = dense
     layers["norm"] = get_normalization(norm_type, dense.out_channels)
     layers["activation"] = get_activation(activation)

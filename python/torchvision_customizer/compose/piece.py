@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import nearest
-from .measure import Signal, measure
+from .measure import DoesNotRun, Signal, measure, output_shape
 
 
 class Unbuilt(nn.Module):
@@ -53,7 +54,7 @@ class Piece(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable_only)
 
     def explain(self, input_shape: tuple[int, int, int] | None = None) -> str:
-        """A table: of each part what it is, its channels, how many pixels one position of its output stands for, its parameters.
+        """A table: of each part what it is, its channels, how many pixels one position of its output is, and its parameters.
 
         Args:
             input_shape: (C, H, W) of an image; by default of one of 224×224, and of the channels that it takes.
@@ -136,13 +137,15 @@ class FixedSequential(nn.Sequential):
         return nn.Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
 
     def _fixed(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"{title_of(self)} is not changed in place, since its layers fit each other; write another one, with >>")
+        raise TypeError(
+            f"{title_of(self)} is not changed in place, since its layers fit each other; write another one, with >>"
+        )
 
     append = insert = extend = pop = _fixed
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _fixed
 
 
-class WrittenPiece(Piece, FixedSequential):
+class WrittenPiece(Piece, FixedSequential):  # type: ignore[misc]  # torch's + and * mean less
     """A piece that is written as a call, keeps the arguments of it, and is its layers one after another.
 
     A constructor calls ``_keep(locals())``, and adds its layers where it knows its input channels, or else one ``Unbuilt``.
@@ -184,7 +187,9 @@ class WrittenPiece(Piece, FixedSequential):
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
             for key in arguments:
                 if key not in known:
-                    raise ValueError(f"{cls.__name__} has no argument '{key}'{nearest(key, known)} (it takes {', '.join(known)})")
+                    raise ValueError(
+                        f"{cls.__name__} has no argument '{key}'{nearest(key, known)} (it takes {', '.join(known)})"
+                    )
         return cls(**arguments)
 
     def get_config(self) -> dict[str, Any]:
@@ -212,16 +217,22 @@ class WrittenPiece(Piece, FixedSequential):
                 f"{title_of(self)}"
             )
         if self.takes_maps and not signal.maps:
-            raise ValueError(f"{signal.giver} gives vectors (N, {signal.channels}), and {title_of(self)} takes maps (N, C, H, W)")
+            raise ValueError(
+                f"{signal.giver} gives vectors (N, {signal.channels}), and {title_of(self)} takes maps (N, C, H, W)"
+            )
         if given:
-            if not self._takes(signal.channels):
+            if not self._takes(signal.channels, signal):
                 wanted = self._arguments[self.channels_argument]
                 raise ValueError(f"{signal.giver} gives {signal.channels} channels, and {title_of(self)} takes {wanted}")
             return self
-        return self if self.in_channels == signal.channels else self._built(signal.channels)
+        return self if self.in_channels == signal.channels else self._built(self._needed(signal.channels, signal))
 
-    def _takes(self, channels: int) -> bool:
+    def _takes(self, channels: int, signal: Signal) -> bool:
         return self.in_channels == channels
+
+    def _needed(self, channels: int, signal: Signal) -> int:
+        """The value of the argument for what is given."""
+        return channels
 
     def _built(self, channels: int) -> Self:
         piece = type(self)(**{**self._arguments, self.channels_argument: channels})
@@ -259,7 +270,17 @@ def connect(module: nn.Module, signal: Signal | None) -> tuple[nn.Module, Signal
     Raises:
         ValueError: it takes something else; the message names both.
     """
-    return module._connect(signal) if isinstance(module, Piece) else (module, measure(module, signal, title_of(module)))
+    if not isinstance(module, Piece):
+        return module, measure(module, signal, title_of(module))
+    piece, given = module._connect(signal)
+    if given is None or not given.maps or signal is None or signal.size is None or signal.channels is None or piece.is_open():
+        return piece, given
+    try:
+        shape = output_shape(piece, (signal.channels, *signal.size))
+    except DoesNotRun as error:
+        gives = "×".join(map(str, (signal.channels, *signal.size)))
+        raise ValueError(f"{signal.giver} gives {gives}, and {title_of(piece)} does not take that: {error}") from error
+    return piece, replace(given, size=shape[2:])
 
 
 def connect_all(modules: Iterable[nn.Module], signal: Signal | None) -> tuple[list[nn.Module], Signal | None]:

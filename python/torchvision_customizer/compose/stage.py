@@ -78,6 +78,9 @@ class Stage(WrittenPiece):
         given = {key: value for key, value in named.items() if value is not None} | options
         if norm != "batch":
             given["norm"] = norm or "none"
+        # An open stage, too, refuses names that nobody knows.
+        get_activation(activation or "none")
+        get_normalization(norm or "none", channels)
         maker, given = parse_pattern(pattern, "Stage", given)
         arguments = maker.arguments(given)
         self.in_channels, self.out_channels = in_channels, channels
