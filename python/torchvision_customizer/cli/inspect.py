@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import build_model, build_options, is_folder, open_model
+from ._model import build_model, is_folder, model_options, named_model, open_model
 from ._output import console, json_option, print_json, print_table
 
 if TYPE_CHECKING:
+    from ..compose import VisionModel
     from ..hybrid import BuildReport, HybridModel
     from ..hybrid.outline import ModuleOutline
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     "name of a torchvision classifier, or a folder that torchvision_customizer.save has written."
 )
 @click.argument("model", required=False)
-@click.option("--backbone", metavar="NAME", help="A torchvision classifier, in place of MODEL; see list-backbones.")
-@build_options
+@model_options
 @click.option("--tree", is_flag=True, help="Print all modules as a tree, and where in its blocks a patch can go.")
 @click.option("--depth", type=click.IntRange(min=1), default=3, show_default=True, help="Levels of modules in the tree.")
 @click.option(
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 @json_option
 def inspect(
     model: str | None,
+    recipe: str | None,
+    changes: tuple[str, ...],
     backbone: str | None,
     patch: tuple[str, ...],
     weights: str | None,
@@ -44,7 +46,7 @@ def inspect(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    source, made = _make(model, backbone, patch, weights, num_classes)
+    source, made = _make(model, recipe, changes, backbone, patch, weights, num_classes)
     report = made.report
     parts = _parts(made, report)
     if plot is not None:
@@ -80,21 +82,40 @@ def inspect(
 
 
 def _make(
-    model: str | None, backbone: str | None, patch: tuple[str, ...], weights: str | None, num_classes: int | None
+    model: str | None,
+    recipe: str | None,
+    changes: tuple[str, ...],
+    backbone: str | None,
+    patch: tuple[str, ...],
+    weights: str | None,
+    num_classes: int | None,
 ) -> tuple[str, HybridModel]:
     """What the model is named by, and the model."""
-    if (model is None) == (backbone is None):
-        got = "neither" if model is None else f"both '{model}' and '{backbone}'"
-        raise click.UsageError(f"expected one of MODEL and --backbone, got {got}")
-    if model is None:
-        assert backbone is not None
-        return backbone, build_model(backbone, patch, weights, num_classes)
-    if not is_folder(model):
-        return model, build_model(model, patch, weights, num_classes, hint="MODEL")
-    if weights is not None or num_classes is not None:
-        option = "--weights" if weights is not None else "--num-classes"
-        raise click.UsageError(f"{option} is for a backbone; the folder {model} has weights and a head of its own")
-    return model, open_model(model, patch)
+    given = [name for name in (model, backbone, recipe) if name is not None]
+    if len(given) != 1:
+        got = "none" if not given else " and ".join(f"'{name}'" for name in given)
+        raise click.UsageError(f"expected one of MODEL, --backbone and --recipe, got {got}")
+    if model is None or not is_folder(model):
+        if model is not None:
+            if changes:
+                raise click.UsageError("--set changes fields of a recipe, and there is none; name one with --recipe")
+            return model, build_model(model, patch, weights, num_classes, hint="MODEL")
+        made, read = named_model(recipe, changes, backbone, patch, weights, num_classes, random_weights=True)
+        return given[0], _as_hybrid(made, None if read is None else read.input_shape)
+    for option, value in (("--weights", weights), ("--num-classes", num_classes), ("--set", changes or None)):
+        if value is not None:
+            raise click.UsageError(f"{option} is for a backbone or a recipe; the folder {model} has weights and a head of its own")
+    return model, _as_hybrid(open_model(model, patch), None)
+
+
+def _as_hybrid(model: HybridModel | VisionModel, shape: tuple[int, ...] | None) -> HybridModel:
+    """A composed model as one that has a report."""
+    from ..hybrid import HybridBuilder, HybridModel
+
+    if isinstance(model, HybridModel):
+        return model
+    shape = shape or tuple(model.recipe_about["input_shape"])
+    return HybridBuilder().from_module(model, (1, *shape))
 
 
 def _outline(model: HybridModel, depth: int) -> ModuleOutline:
@@ -107,8 +128,14 @@ def _parts(model: HybridModel, report: BuildReport) -> list[dict[str, Any]]:
     """Parameters and FLOPs, before and after, of each child of the model that has any, and of the whole."""
     from ..hybrid.report import Costs
 
+    from torch import nn
+
     costs = Costs(model, report.edits, report.head, report.input_shape)
-    parts = [(name, costs.of(name)) for name, _ in model.named_children()] + [("total", costs.of())]
+    names: list[str] = []
+    for name, child in model.named_children():
+        # A list of modules is never run itself.
+        names += [f"{name}.{index}" for index in range(len(child))] if isinstance(child, nn.ModuleList) else [name]
+    parts = [(name, costs.of(name)) for name in names] + [("total", costs.of())]
     return [
         {
             "part": name,

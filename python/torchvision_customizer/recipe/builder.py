@@ -57,6 +57,25 @@ def recipe_of(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Re
     return Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else Recipe.from_yaml(recipe)
 
 
+def try_recipe(recipe: Recipe) -> None:
+    """Build a model without memory for its parameters, and run it on an image without memory for its numbers.
+
+    Raises:
+        ValueError: a patch or a part that does not fit; or the model does not take an image of ``input_shape``.
+    """
+    import torch
+
+    from ..compose import VisionModel
+
+    try:
+        with torch.device("meta"):
+            model = build_config(recipe.config, weights=None)
+    except NotImplementedError:  # RegNet computes its widths with tensors
+        model = build_config(recipe.config, weights=None)
+    if isinstance(model, VisionModel):
+        model.explain((recipe.input_shape[0], recipe.input_shape[1], recipe.input_shape[2]))
+
+
 def about(config: AnyRecipe) -> dict[str, Any]:
     """What a recipe says besides how the model is made: what ``save`` writes along with it."""
     said = {key: getattr(config, key) for key in ("name", "version", "description") if key in config.model_fields_set}

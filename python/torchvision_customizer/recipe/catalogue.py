@@ -193,7 +193,8 @@ def make_short_names() -> dict[str, list[str]]:
     """The part of the file that ``layers`` makes: names of norms, pools and activations that are none of the registry."""
     from ..blocks import _by_name
 
-    return {"norm": ["none", *_by_name._NORMS], "pooling": ["none", "flatten", *_by_name._POOLS], "activation": ["none"]}
+    more = {"norm": ["none"], "pooling": ["none", "flatten"], "activation": ["none"]}
+    return {category: [*names, *_by_name._SHORT.get(category, ())] for category, names in more.items()}
 
 
 def make_patterns(names: Iterable[str] | None = None) -> dict[str, tuple[str, ...] | None]:
