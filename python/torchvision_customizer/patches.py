@@ -117,7 +117,7 @@ def parse_patches(patches: Mapping[str, Any]) -> Iterator[tuple[str, str, Operat
 
 
 def read_patches(patches: Any) -> Iterator[tuple[tuple[str | int, ...], str, Operation | Misread]]:
-    """The operations of ``patches`` in order, each as (keys and indices that lead to it, its target, the operation, or why not)."""
+    """The operations of ``patches`` in order, each as (keys and indices that lead to it, its target, it, or why not)."""
     if not isinstance(patches, Mapping):
         message = f"must map targets to operations, got {type(patches).__name__}"
         yield (), "", Misread((), message)
@@ -150,7 +150,8 @@ def _read_operation(
     if not isinstance(value, Mapping) or len(value) != 1:
         found = f"{len(value)} of them" if isinstance(value, Mapping) else repr(value)
         yield misread(
-            f"expected one operation, for instance {{'inject': 'se'}}, got {found} (operations: {allowed}; several go in a list)"
+            f"expected one operation, for instance {{'inject': 'se'}}, got {found} "
+            f"(operations: {allowed}; several go in a list)"
         )
         return
     ((name, spec),) = value.items()
@@ -204,7 +205,7 @@ def matching(target: str, modules: Mapping[str, Sequence[str]]) -> list[str]:
 
     Args:
         target: a dotted path, a glob, or ``type:`` and the name of a class.
-        modules: by every path, that of the model itself (empty) among them, the name of its class and of those it is derived from.
+        modules: by every path, the empty one of the model among them, the name of its class and of those it is derived from.
 
     Raises:
         PatchError: nothing has that name; the message has the nearest one.

@@ -53,9 +53,10 @@ def changes_option(command: F) -> F:
 
 
 def model_options(command: F) -> F:
-    """Give a command the options that name a model: ``recipe``, ``changes``, ``backbone``, ``patch``, ``weights``, ``num_classes``.
+    """Give a command the options that name a model.
 
-    They are the arguments of :func:`named_model`, under the same names.
+    They are the arguments of :func:`named_model`, under the same names: ``recipe``, ``changes``, ``backbone``, ``patch``,
+    ``weights`` and ``num_classes``.
     """
     backbone = click.option("--backbone", metavar="NAME", help="A torchvision classifier; see list-backbones.")
     return recipe_option(changes_option(backbone(build_options(command))))
@@ -114,7 +115,7 @@ def named_model(
 
     Raises:
         click.UsageError: not one of recipe and backbone.
-        click.BadParameter: an unknown backbone, or a patch or change that cannot be read or carried out; the message says which.
+        click.BadParameter: an unknown backbone, or a patch or change that cannot be read or carried out; it says which.
         RecipeError: there is no such recipe, or something in it is wrong.
         WeightsError: weights that cannot be found or read, or do not fit.
     """

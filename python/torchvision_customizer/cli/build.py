@@ -13,8 +13,8 @@ from ._output import json_option, print_json
 
 @click.command(
     short_help="Build a model, and save it as a folder.",
-    help="Build the model of a recipe, or a patched backbone, and save it as a folder with its recipe, its weights and the versions "
-    "of what made them. torchvision_customizer.load makes the model anew from it.",
+    help="Build the model of a recipe, or a patched backbone, and save it as a folder with its recipe, its weights and the "
+    "versions of what made them. torchvision_customizer.load makes the model anew from it.",
 )
 @model_options
 @click.option(
@@ -43,7 +43,8 @@ def build(
     if isinstance(model, HybridModel):
         click.echo(str(model.report))
     else:
-        click.echo(model.explain(None if read is None else read.input_shape))
+        channels, height, width = read.input_shape if read is not None else (3, 224, 224)
+        click.echo(model.explain((channels, height, width)))
     click.echo(f"Saved to {folder}")
 
 

@@ -32,7 +32,7 @@ def create_recipe(template: str | None, output: Path | None, num_classes: int | 
             template = str(click.prompt("Recipe", type=click.Choice(list_templates()), show_choices=False))
         if num_classes is None and asked:
             answer = click.prompt("Classes (empty: as in the recipe)", default="", show_default=False)
-            num_classes = click.IntRange(min=0).convert(answer, None, None) if answer else None
+            num_classes = int(click.IntRange(min=0)(answer)) if answer else None
         if output is None:
             output = Path(click.prompt("File", default=f"{template}.yaml"))
     file = create_recipe_from_template(template, output, num_classes, overwrite=force)

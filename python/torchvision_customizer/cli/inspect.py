@@ -104,17 +104,20 @@ def _make(
         return given[0], _as_hybrid(made, None if read is None else read.input_shape)
     for option, value in (("--weights", weights), ("--num-classes", num_classes), ("--set", changes or None)):
         if value is not None:
-            raise click.UsageError(f"{option} is for a backbone or a recipe; the folder {model} has weights and a head of its own")
+            raise click.UsageError(
+                f"{option} is for a backbone or recipe; the folder {model} has weights and a head of its own"
+            )
     return model, _as_hybrid(open_model(model, patch), None)
 
 
 def _as_hybrid(model: HybridModel | VisionModel, shape: tuple[int, ...] | None) -> HybridModel:
     """A composed model as one that has a report."""
     from ..hybrid import HybridBuilder, HybridModel
+    from ..recipe.builder import ABOUT
 
     if isinstance(model, HybridModel):
         return model
-    shape = shape or tuple(model.recipe_about["input_shape"])
+    shape = shape or tuple(model.__dict__[ABOUT]["input_shape"])
     return HybridBuilder().from_module(model, (1, *shape))
 
 
@@ -126,9 +129,9 @@ def _outline(model: HybridModel, depth: int) -> ModuleOutline:
 
 def _parts(model: HybridModel, report: BuildReport) -> list[dict[str, Any]]:
     """Parameters and FLOPs, before and after, of each child of the model that has any, and of the whole."""
-    from ..hybrid.report import Costs
-
     from torch import nn
+
+    from ..hybrid.report import Costs
 
     costs = Costs(model, report.edits, report.head, report.input_shape)
     names: list[str] = []

@@ -11,8 +11,8 @@ from ._output import json_option, print_json
 
 @click.command(
     short_help="Print the JSON schema of recipes.",
-    help="Print the JSON schema of recipes, with which an editor completes and checks them while they are written: for instance, "
-    "'# yaml-language-server: $schema=recipe.schema.json' as the first line of a recipe.",
+    help="Print the JSON schema of recipes, with which an editor completes and checks them while they are written: for "
+    "instance, '# yaml-language-server: $schema=recipe.schema.json' as the first line of a recipe.",
 )
 @click.option("--output", "-o", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write it into a file.")
 @json_option

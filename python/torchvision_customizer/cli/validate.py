@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ._model import changes_option, open_recipe, recipe_option
@@ -10,9 +12,9 @@ from ._output import json_option, print_json
 
 @click.command(
     short_help="Check recipes.",
-    help="Check recipes: every key, type and value, names of backbones, weights, targets, blocks and their parameters. All that is "
-    "wrong is printed at once, with file, line and column. torch is not needed for it; --deep also builds the model, without memory "
-    "for its parameters, and finds what depends on shapes.",
+    help="Check recipes: every key, type and value, names of backbones, weights, targets, blocks and their parameters. All "
+    "that is wrong is printed at once, with file, line and column. torch is not needed for it; --deep also builds the model, "
+    "without memory for its parameters, and finds what depends on shapes.",
 )
 @click.argument("recipes", nargs=-1, metavar="[NAME|FILE]...")
 @recipe_option
@@ -49,7 +51,7 @@ def validate(
     ctx.exit(0 if all(report["valid"] for report in reports) else 1)
 
 
-def _report(name: str, changes: tuple[str, ...], deep: bool, strict: bool) -> dict[str, object]:
+def _report(name: str, changes: tuple[str, ...], deep: bool, strict: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
     from ..errors import Problem, RecipeError

@@ -211,9 +211,10 @@ def without_memory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A model whose parameters take no memory, where its constructor can do that."""
     try:
         with torch.device("meta"):
-            return models.get_model(name, **arguments)  # type: ignore[no-any-return]
+            model: nn.Module = models.get_model(name, **arguments)
     except NotImplementedError:  # RegNet computes its widths with tensors
-        return models.get_model(name, **arguments)  # type: ignore[no-any-return]
+        model = models.get_model(name, **arguments)
+    return model
 
 
 def _try_patches(name: str, patches: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:

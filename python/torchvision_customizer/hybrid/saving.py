@@ -68,12 +68,14 @@ def _plain(value: Any) -> Any:
 
 def _composed_recipe(model: VisionModel) -> dict[str, Any]:
     """What a composed model is made of, as plain values."""
+    from ..recipe.builder import ABOUT
+
     parts = model.get_config()
     stages = [{key: value for key, value in stage.items() if key != "type"} for stage in parts["stages"]]
     for stage, written in zip(stages, parts["stages"], strict=True):
         if written["type"] == "transition":
             stage["pattern"] = "transition"
-    about = dict(getattr(model, "recipe_about", {}))
+    about = dict(model.__dict__.get(ABOUT, {}))
     shape = about.pop("input_shape", [model.in_channels or 3, *DEFAULT_INPUT[1:]])
     return {**about, "input_shape": shape, "stem": parts["stem"], "stages": stages, "head": parts["head"]}
 
@@ -88,7 +90,7 @@ def _read_recipe(file: Path) -> AnyRecipe:
         raise WeightsError(str(error)) from None
     if isinstance(config, BackboneRecipe) and config.backbone.weights is not None:
         weights = config.backbone.weights
-        raise WeightsError(f"{file}: backbone.weights must be null, got {weights!r}; the weights of a saved model are in {WEIGHTS}")
+        raise WeightsError(f"{file}: backbone.weights must be null, got {weights!r}; the weights are in {WEIGHTS}")
     return config
 
 

@@ -1,4 +1,4 @@
-"""Models as text: a short form, YAML files, and plain values, checked before anything is built. Importing it imports no torch."""
+"""Models as text: a short form, YAML files and plain values, checked before anything is built. It imports no torch."""
 
 from ..errors import Problem, RecipeError
 from .builder import build_from_config, build_recipe

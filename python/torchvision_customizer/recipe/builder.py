@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from ..compose import VisionModel
     from ..hybrid import HybridModel
 
+# Attribute of a composed model that holds what its recipe says besides.
+ABOUT = "recipe_about"
 AnyWeights = str | os.PathLike[str] | Enum | None | EllipsisType
 
 
-def build_recipe(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str], weights: AnyWeights = ...) -> HybridModel | VisionModel:
+def build_recipe(
+    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str], weights: AnyWeights = ...
+) -> HybridModel | VisionModel:
     """Build the model that a recipe describes.
 
     Args:
@@ -78,7 +82,9 @@ def try_recipe(recipe: Recipe) -> None:
 
 def about(config: AnyRecipe) -> dict[str, Any]:
     """What a recipe says besides how the model is made: what ``save`` writes along with it."""
-    said = {key: getattr(config, key) for key in ("name", "version", "description") if key in config.model_fields_set}
+    said: dict[str, Any] = {
+        key: getattr(config, key) for key in ("name", "version", "description") if key in config.model_fields_set
+    }
     sections = {key: section.given() for key in ("training", "export") if (section := getattr(config, key)) is not None}
     return {**said, **sections}
 
@@ -124,12 +130,16 @@ def _of_template(config: BackboneRecipe, weights: Any, patches: Any, head: Mappi
 def _composed(config: Any) -> VisionModel:
     from .. import compose
 
-    stems = {"conv": compose.Stem, "simple": compose.SimpleStem, "patch": compose.PatchStem}
-    heads = {"linear": compose.Head, "segmentation": compose.SegmentationHead, "detection": compose.DetectionHead}
+    stems: dict[str, Any] = {"conv": compose.Stem, "simple": compose.SimpleStem, "patch": compose.PatchStem}
+    heads: dict[str, Any] = {
+        "linear": compose.Head,
+        "segmentation": compose.SegmentationHead,
+        "detection": compose.DetectionHead,
+    }
     stem = stems[config.stem.type].from_arguments({"in_channels": config.input_shape[0], **_arguments(config.stem)})
     stages = [_stage(stage) for stage in config.stages]
     model = compose.VisionModel(stem, stages, heads[config.head.type].from_arguments(_arguments(config.head)))
-    model.recipe_about = {**about(config), "input_shape": list(config.input_shape)}
+    model.__dict__[ABOUT] = {**about(config), "input_shape": list(config.input_shape)}
     return model
 
 

@@ -1,9 +1,9 @@
 """The names that a recipe can use, without torch: ``catalogue.json``, and how it is made.
 
-Importing torch takes longer than checking a recipe. So the names of blocks and of their parameters, of backbones, their weights and
-their modules are written down, and ``python -m torchvision_customizer.recipe.catalogue`` writes them anew; a test compares. Where
-torch is loaded, blocks are looked up in the registry, which has those of the user, too; with another torchvision than the one that
-the file was made with, a backbone that the file does not have is looked up there.
+Importing torch takes longer than checking a recipe. So the names of blocks and of their parameters, of backbones, their weights
+and their modules are written down, and ``python -m torchvision_customizer.recipe.catalogue`` writes them anew; a test compares.
+Where torch is loaded, blocks are looked up in the registry, which has those of the user, too; with another torchvision than the
+one that the file was made with, the names of backbones are looked up there.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ def make() -> dict[str, Any]:
         "blocks": make_blocks(),
         "short": make_short_names(),
         "patterns": make_patterns(),
-        "optimizers": sorted(name for name, each in vars(torch.optim).items() if isinstance(each, type) and name != "Optimizer"),
+        "optimizers": sorted(
+            name for name, each in vars(torch.optim).items() if isinstance(each, type) and name != "Optimizer"
+        ),
         "backbones": found,
         "modules": outlines.modules,
     }
@@ -215,7 +217,10 @@ class _Outlines:
     def add(self, module: nn.Module) -> int:
         from ..hybrid.target import type_names
 
-        entry = [" ".join(type_names(module)), {child: self.add(below) for child, below in module._modules.items() if below is not None}]
+        entry = [
+            " ".join(type_names(module)),
+            {child: self.add(below) for child, below in module._modules.items() if below is not None},
+        ]
         key = json.dumps(entry)
         if key not in self.known:
             self.known[key] = len(self.modules)

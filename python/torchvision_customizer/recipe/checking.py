@@ -1,4 +1,4 @@
-"""From a recipe as it is written to one of the models of ``schema``, and everything that is wrong with it on the way. No torch."""
+"""From a recipe as it is written to one of the models of ``schema``, and all that is wrong with it on the way. No torch."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ def _normalised(node: Node, findings: Findings) -> Node:
         findings.add(stages.mark, ("stages",), message)
         items["stages"] = Node([], stages.mark, stages.key_mark, broken=True)
     elif stages is not None and isinstance(stages.value, list):
-        written = [
-            written_out(stage, "stages", ("stages", index), findings) for index, stage in enumerate(stages.value)
-        ]
+        written = [written_out(stage, "stages", ("stages", index), findings) for index, stage in enumerate(stages.value)]
         items["stages"] = Node(written, stages.mark, stages.key_mark)
     return Node(items, node.mark)
 
@@ -125,7 +123,9 @@ def _kind_of(root: Node, findings: Findings) -> type[Common]:
 def _explain_all(error: ValidationError, root: Node, kind: type[Common], findings: Findings) -> None:
     for problem in error.errors(include_url=False):
         node, path, missing = _locate(root, problem["loc"])
-        if node.broken or (len(path) == 1 and path[0] in ("stem", "stages", "head", "backbone") and problem["type"] == "missing"):
+        if node.broken or (
+            len(path) == 1 and path[0] in ("stem", "stages", "head", "backbone") and problem["type"] == "missing"
+        ):
             continue  # said already
         if len(path) == 1 and path[0] in ("stem", "stages", "backbone") and kind is BackboneRecipe and path[0] != "backbone":
             continue
@@ -134,7 +134,8 @@ def _explain_all(error: ValidationError, root: Node, kind: type[Common], finding
 
 def _locate(root: Node, loc: tuple[str | int, ...]) -> tuple[Node, Path, bool]:
     """The node at a place that pydantic names, which has names of types among the keys; and whether its last key is missing."""
-    node, path = root, []
+    node = root
+    path: list[str | int] = []
     for part in loc:
         if isinstance(node.value, dict) and part in node.value:
             node = node.value[str(part)]
@@ -199,6 +200,6 @@ def _section_at(path: Path, root: Node, kind: type[Common]) -> tuple[str, type[S
     if part == "head" and kind is BackboneRecipe:
         return part, BackboneHead
     if part in ("stem", "head"):
-        found = root.value[part].value["type"].value
-        return part, (STEMS if part == "stem" else HEADS).get(found, SECTIONS[part][0])
+        types = STEMS if part == "stem" else HEADS
+        return part, types.get(root.value[part].value["type"].value, SECTIONS[part][0])
     return part, SECTIONS[part][0]

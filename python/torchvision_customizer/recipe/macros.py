@@ -1,7 +1,7 @@
 """Macros: values with a name, of any type, used as ``${name}``, ``${name:default}``, or ``"@name"``.
 
-A macro that stands alone keeps its type; within a text it becomes text. A macro may use macros. ``$${`` and ``@@`` are a plain ``${``
-and ``@``.
+A macro that stands alone keeps its type; within a text it becomes text. A macro may use macros. ``$${`` and ``@@`` are a plain
+``${`` and ``@``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def expand(root: Node, findings: Findings) -> tuple[Node, set[str]]:
     macros = section.value if section is not None and isinstance(section.value, dict) else {}
     for name, node in macros.items():
         if not _NAME.fullmatch(name):
-            findings.add(node.key_mark, ("macros", name), "a macro's name has letters, digits, _ and -, and begins with a letter")
+            findings.add(
+                node.key_mark, ("macros", name), "a macro's name has letters, digits, _ and -, and begins with a letter"
+            )
     expander = _Expander(macros, findings)
     rest = Node({key: node for key, node in root.value.items() if key != "macros"}, root.mark)
     try:
@@ -63,7 +65,9 @@ class _Expander:
         self.nodes += nodes
         self.characters += characters
         if self.nodes > MAX_NODES or self.characters > MAX_CHARACTERS:
-            raise _TooLarge(f"make more than {MAX_NODES:,} values or {MAX_CHARACTERS // 1024} KiB of text, which no recipe needs")
+            raise _TooLarge(
+                f"make more than {MAX_NODES:,} values or {MAX_CHARACTERS // 1024} KiB of text, which no recipe needs"
+            )
 
     def expand(self, node: Node, path: Path, depth: int) -> Node:
         if depth > MAX_DEPTH:
@@ -103,13 +107,17 @@ class _Expander:
             found = self._use(use[1], node, path, use.start(), depth)
             written = None if found is None or found.broken else _as_text(found)
             if found is not None and not found.broken and written is None:
-                self.findings.add(node.at(use.start()), path, f"the macro '{use[1]}' is {found.kind}, which is no part of a text")
+                self.findings.add(
+                    node.at(use.start()), path, f"the macro '{use[1]}' is {found.kind}, which is no part of a text"
+                )
             broken |= written is None
             parts.append(written or "")
             self.count(0, len(parts[-1]))
         rest = text[end:]
         if _OPEN.search(rest):
-            self.findings.add(node.at(end + rest.index("${")), path, "the '}' of a macro is missing (a plain '${' is written '$${')")
+            self.findings.add(
+                node.at(end + rest.index("${")), path, "the '}' of a macro is missing (a plain '${' is written '$${')"
+            )
             broken = True
         joined = "".join((*parts, rest))
         return Node(joined, node.mark, node.key_mark, joined, node.verbatim and joined == text, node.macro, broken)

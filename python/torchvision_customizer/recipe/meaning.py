@@ -105,7 +105,10 @@ class Meaning:
         known = ["DEFAULT", *members]
         if holder not in ("", enum) or member not in known:
             hint = nearest(member, known)
-            self._add(("backbone", "weights"), f"{backbone} has no weights {shown(weights)}{hint} (it has {', '.join(known)}; or a file)")
+            self._add(
+                ("backbone", "weights"),
+                f"{backbone} has no weights {shown(weights)}{hint} (it has {', '.join(known)}; or a file)",
+            )
 
     def _patches(self, backbone: str | None) -> None:
         node = self._get("backbone", "patches")
@@ -187,7 +190,9 @@ class Meaning:
             self._options(path, stage, name, tuple(Transition.model_fields))
         elif name not in patterns:
             known = ", ".join([*patterns, "transition"])
-            self._add((*path, "pattern"), f"unknown block {shown(name)}{nearest(name, [*patterns, 'transition'])} (known: {known})")
+            self._add(
+                (*path, "pattern"), f"unknown block {shown(name)}{nearest(name, [*patterns, 'transition'])} (known: {known})"
+            )
         else:
             options = catalogue.options_of(name)
             self._suffixes((*path, "pattern"), text, name, suffixes, options)

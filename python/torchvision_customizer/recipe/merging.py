@@ -13,8 +13,8 @@ _NULL_IS_A_VALUE = {("backbone", "weights")}
 def merge(base: Node, over: Node, findings: Findings, path: Path = ()) -> Node:
     """``over`` over ``base``: mappings by key, lists and scalars as a whole; ``key: null`` takes a key away.
 
-    A part in its short form is written out where the other is a mapping. ``stages`` as a mapping changes stages of the list below
-    it, by index or by name; the index behind the last adds one.
+    A part in its short form is written out where the other is a mapping. ``stages`` as a mapping changes stages of the list
+    below it, by index or by name; the index behind the last adds one.
     """
     if path == ("stages",) and isinstance(over.value, dict):
         return _merge_stages(base, over, findings, path)
@@ -99,7 +99,8 @@ def parse_path(text: str) -> Path:
             else:
                 path.append(int(inside) if inside.isascii() and inside.isdigit() and len(inside) < 6 else inside)
             if not closed or path[-1] == "":
-                raise ValueError(f"'{text}' is no field: expected an index or a key and a closing bracket after {path_text(tuple(path[:-1]))}")
+                before = path_text(tuple(path[:-1]))
+                raise ValueError(f"'{text}' is no field: expected an index or a key and a closing bracket after {before}")
             if rest and rest[0] not in ".[":
                 raise ValueError(f"'{text}' is no field: expected '.' or '[' before '{rest}'")
         else:

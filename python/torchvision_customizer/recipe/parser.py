@@ -4,8 +4,8 @@
     argument   := [ name "=" ] value
     value      := number | text in quotes | name | "[" [ value { "," value } [ "," ] ] "]" | macro
 
-A name as a value is a text, but for ``true``, ``false`` and ``none``. A macro, ``${name}`` or ``@name``, stands where a value or the
-first name may, and is filled in later.
+A name as a value is a text, but for ``true``, ``false`` and ``none``. A macro, ``${name}`` or ``@name``, stands where a value
+or the first name may, and is filled in later.
 """
 
 from __future__ import annotations
@@ -147,7 +147,10 @@ class _Parser:
     def definition(self) -> Definition:
         self.offsets["name"] = self.token.offset
         name = self._name()
-        args, kwargs = self._arguments() if self._take("(") else ((), {})
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if self._take("("):
+            args, kwargs = self._arguments()
         repeat = self._repeat()
         modifiers: dict[str, int] = {}
         while self._take("|"):
@@ -160,11 +163,11 @@ class _Parser:
         if self.token.kind != "end":
             allowed = "'(', 'x N', '|' or the end" if not (args or kwargs) else "'x N', '|' or the end"
             raise self._fail("'|' or the end" if repeat is not None or modifiers else allowed)
-        offsets = {**self.offsets, **{f"|{modifier}": offset for modifier, offset in modifiers.items()}}
-        return Definition(name, args, kwargs, repeat, tuple(modifiers), offsets)
+        self.offsets.update({f"|{modifier}": offset for modifier, offset in modifiers.items()})
+        return Definition(name, args, kwargs, repeat, tuple(modifiers), self.offsets)
 
     def _name(self) -> str:
-        parts = []
+        parts: list[str] = []
         while True:
             if self.token.kind not in ("name", "macro"):
                 raise self._fail("the name of a block" if not parts else "a name after '+'")

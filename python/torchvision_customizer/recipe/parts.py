@@ -19,7 +19,13 @@ _PARTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 # Second names of keys: short ones of the string form, and names of 2.1.
 OTHER_NAMES = {
     "stem": {"kernel_size": "kernel", "norm_type": "norm"},
-    "stages": {"type": "pattern", "block": "pattern", "reduction": "se_reduction", "dropout": "dropout_rate", "norm_type": "norm"},
+    "stages": {
+        "type": "pattern",
+        "block": "pattern",
+        "reduction": "se_reduction",
+        "dropout": "dropout_rate",
+        "norm_type": "norm",
+    },
     "head": {"hidden_dims": "hidden"},
     "backbone": {},
     "training": {"learning_rate": "lr"},
@@ -35,7 +41,7 @@ def part_at(path: Path) -> str | None:
 
 
 def written_out(node: Node, part: str, path: Path, findings: Findings) -> Node:
-    """A part as a mapping, with the keys that the schema has. What cannot be read goes to the findings and comes back broken."""
+    """A part as a mapping, with the keys that the schema has. What cannot be read is a finding, and comes back broken."""
     if isinstance(node.value, str):
         try:
             node = _from_text(node, part)
@@ -102,7 +108,9 @@ def _one_name_each(node: Node, part: str, path: Path, findings: Findings) -> Nod
         name = others.get(key, key)
         former = items.get(name)
         if former is not None and former.plain() != item.plain():
-            findings.add(item.key_mark or item.mark, (*path, key), f"'{key}' and '{name}' are the same, and say different things")
+            findings.add(
+                item.key_mark or item.mark, (*path, key), f"'{key}' and '{name}' are the same, and say different things"
+            )
         if former is None or key == name:
             items[name] = item if key == name else replace(item, written_as=key)
     kind = items.get("type")

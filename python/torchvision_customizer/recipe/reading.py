@@ -1,8 +1,8 @@
 """YAML of plain values, each with the line and column where it stands.
 
-Only what a file of configuration needs is read: mappings, lists, texts, numbers, booleans and null. Tags are refused, whatever they
-name; so are two equal keys. Aliases count as often as they are used. Numbers and booleans are those of ``yaml.safe_load``, but that
-``1e-3`` is a number, and that dates, ``010`` and ``1:30`` are texts.
+Only what a file of configuration needs is read: mappings, lists, texts, numbers, booleans and null. Tags are refused, whatever
+they name; so are two equal keys. Aliases count as often as they are used. Numbers and booleans are those of ``yaml.safe_load``,
+but that ``1e-3`` is a number, and that dates, ``010`` and ``1:30`` are texts.
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ class _Reader:
     def _add(self, event: yaml.Event, nodes: int) -> None:
         self.count += nodes
         if self.count > MAX_NODES:
-            raise self._error(event.start_mark, f"more than {MAX_NODES:,} values, which no recipe needs (aliases count each time)")
+            raise self._error(
+                event.start_mark, f"more than {MAX_NODES:,} values, which no recipe needs (aliases count each time)"
+            )
 
     def _scalar(self, event: yaml.ScalarEvent) -> Node:
         plain = event.style is None or event.style == ""

@@ -29,7 +29,7 @@ class Recipe:
         name: what the model is called.
         input_shape: (C, H, W) of an image.
         backbone: ``"resnet50(weights=None)"``, or a mapping with ``name``, ``weights`` and ``patches``.
-        others: ``num_classes``, ``version``, ``description``, ``macros``, ``extends``, ``training`` and ``export``, as in a file.
+        others: ``num_classes``, ``version``, ``description``, ``macros``, ``extends``, ``training``, ``export``, as in a file.
 
     Raises:
         RecipeError: something in it is wrong; the message has all of it.
@@ -53,7 +53,14 @@ class Recipe:
         backbone: Part | None = None,
         **others: Any,
     ) -> None:
-        parts = {"name": name, "input_shape": list(input_shape), "backbone": backbone, "stem": stem, "stages": stages, "head": head}
+        parts = {
+            "name": name,
+            "input_shape": list(input_shape),
+            "backbone": backbone,
+            "stem": stem,
+            "stages": stages,
+            "head": head,
+        }
         given = {key: value for key, value in (*parts.items(), *others.items()) if value is not None}
         findings = Findings()
         self._adopt(sources.with_parents(_as_mapping(given), None, findings), findings)
@@ -98,9 +105,9 @@ class Recipe:
         for name, macro in (macros or {}).items():
             if name not in used:
                 findings.warn(macro.key_mark, ("macros", name), "is used nowhere")
-        if isinstance(config, BackboneRecipe) and config.training is not None and config.training.freeze_backbone:
-            if config.backbone.weights is None and config.backbone.library is not None:
-                findings.warn(written.value["training"].key_mark, ("training",), "the backbone is frozen, and its weights are random")
+        if config.training is not None and config.training.freeze_backbone and _is_random(config):
+            mark = written.value["training"].key_mark
+            findings.warn(mark, ("training",), "the backbone is frozen, and its weights are random")
         self.config = config
         self.warnings = tuple(in_order(findings.warnings))
         self._given = expanded  # as it is written, with macros filled in
@@ -170,7 +177,13 @@ class Recipe:
 
     def __repr__(self) -> str:
         parts = {key: self._part(key) for key in ("backbone", "stem", "stages", "head")}
-        return f"Recipe({', '.join(f'{key}={value!r}' for key, value in parts.items() if value is not None)}, name={self.name!r})"
+        return (
+            f"Recipe({', '.join(f'{key}={value!r}' for key, value in parts.items() if value is not None)}, name={self.name!r})"
+        )
+
+
+def _is_random(config: AnyRecipe) -> bool:
+    return isinstance(config, BackboneRecipe) and config.backbone.weights is None and config.backbone.library is not None
 
 
 def _on_the_way(root: Node, path: Sequence[str | int]) -> list[Node]:

@@ -218,7 +218,9 @@ class Training(Section):
     optimizer: str = Field("adam", description="A class of torch.optim; case does not count.")
     momentum: Probability | None = None
     weight_decay: NonNegative | None = None
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Factor from one stage to the one before it.")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Factor from one stage to the one before it."
+    )
     scheduler: Literal["cosine", "step", "onecycle", "constant", "none"] | None = "cosine"
     step_size: Annotated[int, Field(ge=1, le=100_000)] | None = Field(None, description="Epochs between the steps of `step`.")
     gamma: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Factor of each step of `step`.")
@@ -313,8 +315,8 @@ SECTIONS: dict[str, tuple[type[Section], ...]] = {
     "training": (Training,),
     "export": (Export,),
 }
-STEMS = {"conv": ConvStem, "simple": SimpleStem, "patch": PatchStem}
-HEADS = {"linear": LinearHead, "segmentation": SegmentationHead, "detection": DetectionHead}
+STEMS: dict[str, type[Section]] = {"conv": ConvStem, "simple": SimpleStem, "patch": PatchStem}
+HEADS: dict[str, type[Section]] = {"linear": LinearHead, "segmentation": SegmentationHead, "detection": DetectionHead}
 
 _SHORT = {
     "stem": "conv(64, k=7, s=2)",
@@ -327,8 +329,8 @@ _SHORT = {
 def recipe_schema() -> dict[str, Any]:
     """A JSON schema (2020-12) of recipes, for editors.
 
-    It knows every key and type, short forms and macros. What depends on more than one key, on the backbone, or on the blocks that
-    there are is found by ``tvc validate`` only.
+    It knows every key and type, short forms and macros. What depends on more than one key, on the backbone, or on the names of
+    blocks is found by ``tvc validate`` only.
     """
     parts = [model.model_json_schema() for model in (BackboneRecipe, ComposedRecipe)]
     definitions: dict[str, Any] = {name: part for schema in parts for name, part in schema["$defs"].items()}
@@ -347,7 +349,10 @@ def recipe_schema() -> dict[str, Any]:
         "description": "The stages in order; or, in a recipe that extends another, changes to stages by index or name.",
         "anyOf": [
             {"type": "array", "items": stage, "minItems": 1},
-            {"type": "object", "additionalProperties": {"anyOf": [*stage["anyOf"], {"$ref": "#/$defs/StageChange"}, {"type": "null"}]}},
+            {
+                "type": "object",
+                "additionalProperties": {"anyOf": [*stage["anyOf"], {"$ref": "#/$defs/StageChange"}, {"type": "null"}]},
+            },
             {"$ref": "#/$defs/Macro"},
         ],
     }
@@ -365,7 +370,7 @@ def recipe_schema() -> dict[str, Any]:
 
 def _or_macro(schema: dict[str, Any]) -> dict[str, Any]:
     """A property that may be a macro, too, or null, which takes away what the parent says."""
-    about = {key: schema[key] for key in ("title", "description", "default") if key in schema}
+    about: dict[str, Any] = {key: schema[key] for key in ("title", "description", "default") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in about}
     choices = rest["anyOf"] if list(rest) == ["anyOf"] else [rest]
     more = [choice for choice in ({"type": "null"}, {"$ref": "#/$defs/Macro"}) if choice not in choices]

@@ -51,7 +51,9 @@ def find(recipe: str | os.PathLike[str]) -> Source:
         return _of_name(name)
     known = [*shipped(), *(entry.name for entry in Path().glob("*.y*ml"))]
     listed = ", ".join(shipped())
-    raise RecipeError([Problem(None, "", f"there is no recipe '{text}'{nearest(text, known)} (shipped: {listed}; or name a file)")])
+    raise RecipeError(
+        [Problem(None, "", f"there is no recipe '{text}'{nearest(text, known)} (shipped: {listed}; or name a file)")]
+    )
 
 
 def _file(path: Path) -> Source:
@@ -114,7 +116,9 @@ def _parent(extends: Node, child: Source | None, findings: Findings) -> Source |
         return _of_name(name)
     if child is None:
         known = ", ".join(shipped())
-        findings.add(extends.mark, ("extends",), f"there is no shipped recipe '{text}'{nearest(text, shipped())} (there are {known})")
+        findings.add(
+            extends.mark, ("extends",), f"there is no shipped recipe '{text}'{nearest(text, shipped())} (there are {known})"
+        )
         return None
     path = Path(text if text.endswith(_SUFFIXES) else f"{text}.yaml")
     candidate = child.path.parent / path
@@ -125,7 +129,9 @@ def _parent(extends: Node, child: Source | None, findings: Findings) -> Source |
     except (ValueError, OSError, RuntimeError):  # a null character, or links in a circle
         inside, found = True, False
     if not inside:
-        findings.add(extends.mark, ("extends",), f"'{text}' is outside of {child.root}; a recipe extends files below its own folder")
+        findings.add(
+            extends.mark, ("extends",), f"'{text}' is outside of {child.root}; a recipe extends files below its own folder"
+        )
         return None
     if not found:
         files = [entry.name for entry in child.path.parent.glob("*.y*ml")]
