@@ -37,9 +37,9 @@ def show(name: str, changes: tuple[str, ...], resolved: bool, as_json: bool) -> 
         if as_json:
             print_json(values)
             return
-        import yaml
+        from ..recipe.yaml_loader import as_yaml
 
-        click.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), nl=False)
+        click.echo(as_yaml(values), nl=False)
         return
     from ..recipe.nodes import shown
 

@@ -53,6 +53,32 @@ def written_out(node: Node, part: str, path: Path, findings: Findings) -> Node:
     return _one_name_each(node, part, path, findings)
 
 
+def macros_apart(root: Node) -> Node:
+    """A recipe in which the short forms that have macros as values are written out, so that a macro keeps its type and its place.
+
+    Where a macro is more than a value, the text stays, and is read when its macros are filled in.
+    """
+
+    def apart(node: Node, part: str) -> Node:
+        if not isinstance(node.value, str) or not ("${" in node.value or "@" in node.value):
+            return node
+        try:
+            written = _from_text(node, part)
+        except DefinitionError:
+            return node
+        name = written.value[_PARTS[part][0]].value
+        return node if "$" in name or "@" in name else written
+
+    items = dict(root.value)
+    for key in ("stem", "head", "backbone"):
+        if key in items:
+            items[key] = apart(items[key], key)
+    stages = items.get("stages")
+    if stages is not None and isinstance(stages.value, list):
+        items["stages"] = replace(stages, value=[apart(stage, "stages") for stage in stages.value])
+    return replace(root, value=items)
+
+
 def _from_text(node: Node, part: str) -> Node:
     text: str = node.value
     definition = parse_definition(text)

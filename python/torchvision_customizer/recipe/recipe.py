@@ -11,7 +11,8 @@ from . import sources
 from .checking import check
 from .macros import expand
 from .merging import merge, nested, parse_path
-from .nodes import Findings, Node, in_order, node_of, path_text
+from .nodes import Findings, Mark, Node, in_order, node_of, path_text
+from .parts import macros_apart
 from .schema import AnyRecipe, BackboneRecipe
 
 Part = str | Mapping[str, Any]
@@ -73,7 +74,7 @@ class Recipe:
             RecipeError: something in it is wrong; the message has all of it.
         """
         findings = Findings()
-        return cls._of(sources.with_parents(_as_mapping(values), None, findings), findings)
+        return cls.from_node(sources.with_parents(_as_mapping(values), None, findings), findings)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Self:
@@ -88,16 +89,21 @@ class Recipe:
         """
         findings = Findings()
         node = sources.read(sources.find(path), findings)
-        return cls._of(_changed(node, changes or {}, findings), findings)
+        return cls.from_node(_changed(node, changes or {}, findings), findings)
 
     @classmethod
-    def _of(cls, node: Node, findings: Findings) -> Self:
+    def from_node(cls, node: Node, findings: Findings) -> Self:
+        """A recipe of values with their places, as ``recipe.reading`` gives them, with what it extends merged.
+
+        Raises:
+            RecipeError: something in it is wrong, or there are findings already; the message has all of it.
+        """
         recipe = cls.__new__(cls)
         recipe._adopt(node, findings)
         return recipe
 
     def _adopt(self, node: Node, findings: Findings) -> None:
-        expanded, used = expand(node, findings)
+        expanded, used = expand(macros_apart(node), findings)
         config, written = check(expanded, findings)
         findings.raise_any()
         assert config is not None
@@ -128,14 +134,23 @@ class Recipe:
             RecipeError: an unknown field, or a value that it cannot have.
         """
         findings = Findings()
-        return self._of(_changed(self._given, changes, findings), findings)
+        return self.from_node(_changed(self._given, changes, findings), findings)
+
+    def written_out(self) -> dict[str, Any]:
+        """As ``to_dict``, with every short form as a mapping under the keys of ``recipe.schema``."""
+        values: dict[str, Any] = self._written.plain()
+        return values
+
+    def marks(self) -> list[tuple[str, Any, Mark | None]]:
+        """Every value that the recipe says: its field, the value, and the place; None where a program gave it."""
+        return [(path_text(path), node.plain(), node.mark) for path, node in self._written.leaves()]
 
     def origins(self) -> list[tuple[str, Any, str]]:
-        """Every value that the recipe says: its field, the value, and where it comes from."""
+        """Every value that the recipe says: its field, the value, and where it comes from, in words."""
         found = []
         for path, node in self._written.leaves():
             place = "a program" if node.mark is None else str(node.mark)
-            macro = next((below.macro for below in _on_the_way(self._written, path) if below.macro), None)
+            macro = next((each.macro for each in _on_the_way(self._written, path) if each.macro), None)
             found.append((path_text(path), node.plain(), f"{place} (macro {macro})" if macro else place))
         return found
 

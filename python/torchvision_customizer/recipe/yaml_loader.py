@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from .builder import AnyWeights, build_recipe
 from .macros import expand as filled_in
 from .merging import merge
 from .nodes import Findings, node_of
-from .reading import read_file
+from .reading import read_file, read_text
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -82,8 +83,14 @@ def save_yaml_recipe(recipe: Recipe | Mapping[str, Any], path: str | os.PathLike
     if not isinstance(recipe, Recipe):
         Recipe.from_dict(values)
     target = Path(path).expanduser()
-    write_text(target, yaml.safe_dump(node_of(values).plain(), sort_keys=False, allow_unicode=True, width=120))
+    write_text(target, as_yaml(values))
     return target
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as the text of a file."""
+    text: str = yaml.safe_dump(node_of(values).plain(), sort_keys=False, allow_unicode=True, width=120)
+    return text
 
 
 def write_text(path: Path, text: str) -> None:
@@ -191,23 +198,33 @@ def create_recipe_from_template(
 
 
 def _with_classes(text: str, source: sources.Source, num_classes: int) -> str:
-    """The text of a recipe with other classes: where it says how many, or at its end."""
+    """The text of a recipe with other classes: where it says how many, or at its end; written anew where neither does it."""
+    for changed in (_in_place(text, source, num_classes), f"{text.rstrip()}\nhead:\n  num_classes: {num_classes}\n"):
+        with contextlib.suppress(RecipeError):
+            head = _read(changed, source).config.head
+            if head is not None and head.num_classes == num_classes:
+                return changed
+    return as_yaml(_read(text, source).replace(with_classes(num_classes)).to_dict())
+
+
+def _in_place(text: str, source: sources.Source, num_classes: int) -> str:
+    """The text with another number where it has that of the classes, if it has it."""
+    for field, value, mark in _read(text, source).marks():
+        if field == "head.num_classes" and mark is not None and mark.source == source.shown and mark.line:
+            lines = text.splitlines(keepends=True)
+            line, start = lines[mark.line - 1], mark.column - 1
+            if line.startswith(str(value), start):
+                lines[mark.line - 1] = f"{line[:start]}{num_classes}{line[start + len(str(value)) :]}"
+                return "".join(lines)
+    return text
+
+
+def _read(text: str, source: sources.Source) -> Recipe:
     findings = Findings()
-    recipe = Recipe._of(sources.read(source, findings), findings)
-    head = recipe._written.value.get("head")
-    node = head.value.get("num_classes") if head is not None else None
-    mark = None if node is None else node.mark
-    if node is not None and mark is not None and mark.line and mark.source == source.shown:
-        lines = text.splitlines(keepends=True)
-        line, start = lines[mark.line - 1], mark.column - 1
-        old = str(node.value)
-        if line.startswith(old, start):
-            lines[mark.line - 1] = f"{line[:start]}{num_classes}{line[start + len(old) :]}"
-            return "".join(lines)
-    return f"{text.rstrip()}\n\nnum_classes: {num_classes}\n"
+    return Recipe.from_node(sources.with_parents(read_text(text, source.shown, findings), source, findings), findings)
 
 
 def parse_recipe(recipe: Recipe) -> dict[str, Any]:
     """The parts of a recipe with every string written out as a mapping."""
-    values = recipe._written.plain()
+    values = recipe.written_out()
     return {key: values[key] for key in ("backbone", "stem", "stages", "head") if key in values}
