@@ -25,6 +25,7 @@ from .schema import (
 )
 
 _TEXTS = ("name", "version", "description")
+_PARTS = ("backbone", "stem", "stages", "head", "training", "export", "num_classes", "input_shape", "name")
 _COMPOSED = ("stem", "stages", "head")
 
 
@@ -44,13 +45,14 @@ def check(node: Node, findings: Findings) -> tuple[AnyRecipe | None, Node]:
 
 def _normalised(node: Node, findings: Findings) -> Node:
     """With every part as a mapping under the keys of the schema, and with the types that are left out."""
-    items = dict(node.value)
+    # null is the same as nothing there.
+    items = {key: item for key, item in node.value.items() if item.value is not None or key not in _PARTS}
     for key in _TEXTS:
         item = items.get(key)
         if item is not None and isinstance(item.value, int | float) and item.text is not None:
             items[key] = Node(item.text, item.mark, item.key_mark, item.text)  # version: 1.10 is no number
     for key in ("stem", "head", "backbone"):
-        if key in items and items[key].value is not None:
+        if key in items:
             items[key] = written_out(items[key], key, (key,), findings)
     if "backbone" in items:
         items["backbone"] = _with_no_weights(items["backbone"])
@@ -61,7 +63,7 @@ def _normalised(node: Node, findings: Findings) -> Node:
     if "training" in items:
         items["training"] = first_names("training", items["training"], ("training",), findings)
     classes = items.get("num_classes")
-    if classes is not None and classes.value is not None and not classes.broken:
+    if classes is not None and not classes.broken:
         items["head"] = _with_classes(items.get("head"), classes, findings)
     stages = items.get("stages")
     if stages is not None and isinstance(stages.value, dict):
@@ -88,7 +90,7 @@ def _with_no_weights(node: Node) -> Node:
 
 def _with_classes(head: Node | None, classes: Node, findings: Findings) -> Node:
     """The head with the ``num_classes`` that the recipe says at its top."""
-    if head is None or head.value is None:
+    if head is None:
         return Node({"type": Node("linear", classes.mark), "num_classes": classes}, classes.mark, classes.key_mark)
     if not isinstance(head.value, dict):
         return head
@@ -101,13 +103,13 @@ def _with_classes(head: Node | None, classes: Node, findings: Findings) -> Node:
 
 
 def _kind_of(root: Node, findings: Findings) -> type[Common]:
-    present = [key for key in ("backbone", "stem", "stages") if key in root.value and root.value[key].value is not None]
+    present = [key for key in ("backbone", "stem", "stages") if key in root.value]
     if "backbone" in present:
         for key in present[1:]:
             message = f"a recipe has a backbone, or a stem, stages and a head; this has both 'backbone' and '{key}'"
             findings.add(root.value[key].key_mark or root.mark, (key,), message)
         return BackboneRecipe
-    missing = [key for key in _COMPOSED if key not in root.value or root.value[key].value is None]
+    missing = [key for key in _COMPOSED if key not in root.value]
     if not present:
         findings.add(root.mark, (), "there is no model: a recipe has a backbone, or a stem, stages and a head")
         return Unfinished
@@ -122,6 +124,8 @@ def _kind_of(root: Node, findings: Findings) -> type[Common]:
 
 def _explain_all(error: ValidationError, root: Node, kind: type[Common], findings: Findings) -> None:
     for problem in error.errors(include_url=False):
+        if findings.are_enough:
+            return
         node, path, missing = _locate(root, problem["loc"])
         if node.broken or (
             len(path) == 1 and path[0] in ("stem", "stages", "head", "backbone") and problem["type"] == "missing"

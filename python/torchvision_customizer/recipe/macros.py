@@ -26,6 +26,8 @@ def expand(root: Node, findings: Findings) -> tuple[Node, set[str]]:
     """A recipe with its macros filled in, without the section ``macros``; and the names of those that were used."""
     section = root.value.get("macros")
     macros = section.value if section is not None and isinstance(section.value, dict) else {}
+    if section is not None and section.value is not None and not isinstance(section.value, dict):
+        findings.add(section.mark, ("macros",), f"must be a mapping, got {section.kind}")
     for name, node in macros.items():
         if not _NAME.fullmatch(name):
             findings.add(

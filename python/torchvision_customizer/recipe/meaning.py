@@ -123,11 +123,15 @@ class Meaning:
 
     def _patch(self, start: Path, patches: Node, modules: Mapping[str, Any] | None) -> None:
         for target in patches.value if modules is not None else ():
+            if self.findings.are_enough:
+                return
             try:
                 matching(target, modules or {})
             except PatchError as error:
                 self._add((*start, target), str(error), at_key=True)
         for path, _, operation in read_patches(patches.plain()):
+            if self.findings.are_enough:
+                return
             if isinstance(operation, Misread):
                 self._add((*start, *operation.path), operation.message)
             elif isinstance(operation, WithBlock):
@@ -164,6 +168,8 @@ class Meaning:
         names: dict[str, int] = {}
         for index, stage in enumerate(self._items("stages")):
             path = ("stages", index)
+            if self.findings.are_enough:
+                return
             if isinstance(stage.value, dict) and not stage.broken:
                 self._stage(path, stage)
             name = self._value(str, *path, "name")

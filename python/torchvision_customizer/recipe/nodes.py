@@ -14,6 +14,8 @@ Path = tuple[str | int, ...]
 MAX_DEPTH = 32
 MAX_NODES = 10_000
 MAX_CHARACTERS = 1 << 18
+# Nobody reads more at once, and each takes time to find the nearest name for.
+MAX_PROBLEMS = 100
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
@@ -155,6 +157,11 @@ class Findings:
 
     problems: list[tuple[Mark | None, Problem]] = field(default_factory=list)
     warnings: list[tuple[Mark | None, Problem]] = field(default_factory=list)
+
+    @property
+    def are_enough(self) -> bool:
+        """Whether there are so many problems that no more need be looked for."""
+        return len(self.problems) >= MAX_PROBLEMS
 
     def add(self, mark: Mark | None, path: Path, message: str) -> None:
         self._note(self.problems, mark, path, message)

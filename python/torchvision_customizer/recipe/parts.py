@@ -46,7 +46,9 @@ def written_out(node: Node, part: str, path: Path, findings: Findings) -> Node:
         try:
             node = _from_text(node, part)
         except DefinitionError as error:
-            findings.add(node.at(error.offset), path, str(error))
+            cut = "(" in node.value and ")" not in node.value
+            hint = "\n    within [ ] of YAML, a text with a comma stands in quotes" if cut else ""
+            findings.add(node.at(error.offset), path, f"{error}{hint}")
             return Node(node.value, node.mark, node.key_mark, broken=True)
     if not isinstance(node.value, dict):
         return node

@@ -107,8 +107,8 @@ class Recipe:
         config, written = check(expanded, findings)
         findings.raise_any()
         assert config is not None
-        macros = node.value["macros"].value if "macros" in node.value else None
-        for name, macro in (macros or {}).items():
+        section = node.value.get("macros")
+        for name, macro in section.value.items() if section is not None and section.value is not None else ():
             if name not in used:
                 findings.warn(macro.key_mark, ("macros", name), "is used nowhere")
         if config.training is not None and config.training.freeze_backbone and _is_random(config):
