@@ -92,7 +92,9 @@ class TestDefect25:
         recipe = Recipe(stem="conv(8)", stages=["residual(8)"], head="linear(10, hidden=[256, 64])")
         assert recipe.config.head is not None and recipe.config.head.hidden == [256, 64]
 
-    @pytest.mark.parametrize("stage", ["residual(-8)", "residual(2*32)", "residual(64) | se", "residual(8) x 2 x 3", "residual(8, 16)"])
+    @pytest.mark.parametrize(
+        "stage", ["residual(-8)", "residual(2*32)", "residual(64) | se", "residual(8) x 2 x 3", "residual(8, 16)"]
+    )
     def test_or_refused(self, stage: str) -> None:
         with pytest.raises(RecipeError, match=r"^stages\[0\]"):
             net(stage)
@@ -108,7 +110,9 @@ class TestDefect25:
 
 def test_what_a_short_form_says() -> None:
     recipe = Recipe(
-        stem="conv(64, 3, 1, pool=none)", stages=["residual+se(128, r=8) x 4 | downsample", "conv(32, d=0.1)"], head="linear(10)"
+        stem="conv(64, 3, 1, pool=none)",
+        stages=["residual+se(128, r=8) x 4 | downsample", "conv(32, d=0.1)"],
+        head="linear(10)",
     )
     assert parse_recipe(recipe) == {
         "stem": {"type": "conv", "channels": 64, "kernel": 3, "stride": 1, "pool": None},

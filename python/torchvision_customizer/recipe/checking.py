@@ -126,18 +126,21 @@ def _explain_all(error: ValidationError, root: Node, kind: type[Common], finding
     for problem in error.errors(include_url=False):
         if findings.are_enough:
             return
-        node, path, missing = _locate(root, problem["loc"])
-        if node.broken or (
-            len(path) == 1 and path[0] in ("stem", "stages", "head", "backbone") and problem["type"] == "missing"
-        ):
-            continue  # said already
-        if len(path) == 1 and path[0] in ("stem", "stages", "backbone") and kind is BackboneRecipe and path[0] != "backbone":
-            continue
-        findings.add(_mark_of(node, problem["type"]), spelled(root, path), _sentence(problem, path, node, root, kind, missing))
+        node, path = _locate(root, problem["loc"])
+        if not (node.broken or _is_said_elsewhere(problem["type"], path, kind)):
+            mark = _mark_of(node, problem["type"])
+            findings.add(mark, spelled(root, path), _sentence(problem, path, node, root, kind))
 
 
-def _locate(root: Node, loc: tuple[str | int, ...]) -> tuple[Node, Path, bool]:
-    """The node at a place that pydantic names, which has names of types among the keys; and whether its last key is missing."""
+def _is_said_elsewhere(problem: str, path: Path, kind: type[Common]) -> bool:
+    """By ``_kind_of``, which parts there must be; with the pattern, which keys a stage has."""
+    if problem == "missing":
+        return len(path) == 1
+    return problem == "extra_forbidden" and (path[0] == "stages" or (path == ("stem",) and kind is BackboneRecipe))
+
+
+def _locate(root: Node, loc: tuple[str | int, ...]) -> tuple[Node, Path]:
+    """The node at a place that pydantic names, which has names of types among the keys; that around it, where it is missing."""
     node = root
     path: list[str | int] = []
     for part in loc:
@@ -146,11 +149,11 @@ def _locate(root: Node, loc: tuple[str | int, ...]) -> tuple[Node, Path, bool]:
         elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
         elif part == loc[-1] and isinstance(node.value, dict) and part not in (*STEMS, *HEADS, "stage", "transition"):
-            return node, (*path, part), True
+            return node, (*path, part)
         else:
             continue
         path.append(part)
-    return node, tuple(path), False
+    return node, tuple(path)
 
 
 def _mark_of(node: Node, kind: str) -> Mark | None:
@@ -158,7 +161,7 @@ def _mark_of(node: Node, kind: str) -> Mark | None:
     return (node.key_mark or node.mark) if at_key else (node.mark or node.key_mark)
 
 
-def _sentence(problem: Any, path: Path, node: Node, root: Node, kind: type[Common], missing: bool) -> str:
+def _sentence(problem: Any, path: Path, node: Node, root: Node, kind: type[Common]) -> str:
     match problem["type"]:
         case "extra_forbidden":
             part, models = _section_at(path[:-1], root, kind)
@@ -190,7 +193,6 @@ _WORDS = (
     ("a integer", "an integer"),
     ("a string", "a text"),
     ("a dictionary", "a mapping"),
-    ("a finite number", "a finite number"),
     ("List should have", "must have"),
     (" after validation", ""),
 )

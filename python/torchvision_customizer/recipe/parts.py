@@ -12,7 +12,7 @@ from .parser import Definition, DefinitionError, check_modifiers, parse_definiti
 _STEM = ("type", {"patch": ("embed_dim", "patch_size"), "simple": ("channels",), "": ("channels", "kernel", "stride")})
 _PARTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "stem": _STEM,
-    "stages": ("pattern", {"": ("channels",)}),
+    "stages": ("pattern", {"transition": (), "": ("channels",)}),
     "head": ("type", {"": ("num_classes",)}),
     "backbone": ("name", {"": ("weights",)}),
 }
@@ -97,13 +97,13 @@ def _from_text(node: Node, part: str) -> Node:
         items[name] = _value(value, node, offset)
 
     if len(definition.args) > len(order):
-        allowed = f"{definition.name} takes {', '.join(order)} without a name"
+        allowed = f"{definition.name} takes {', '.join(order) or 'none'} without a name"
         raise DefinitionError(f"a value too many; {allowed}", text, definition.offsets[len(order)])
     for index, value in enumerate(definition.args):
         put(order[index], value, index)
     for name, value in definition.kwargs.items():
         put(OTHER_NAMES[part].get(name, name) if name != "type" else name, value, name)
-    if part == "stages":
+    if part == "stages" and definition.name != "transition":
         check_modifiers(definition, text, ("downsample",))
         if definition.repeat is not None:
             put("blocks", definition.repeat, "repeat")
@@ -112,7 +112,7 @@ def _from_text(node: Node, part: str) -> Node:
         for modifier in definition.modifiers:
             put(modifier, True, f"|{modifier}")
     else:
-        _check_single(definition, text, part)
+        _check_single(definition, text, "transition" if part == "stages" else part)
     return Node(items, node.mark, node.key_mark)
 
 
@@ -154,4 +154,4 @@ def first_names(part: str, node: Node, path: Path, findings: Findings) -> Node:
 
 def did_you_mean(key: str, part: str, known: tuple[str, ...]) -> str:
     """The nearest key of a part, second names among them."""
-    return nearest(key, (*known, *OTHER_NAMES.get(part, {})))
+    return nearest(key, (*known, *(other for other, name in OTHER_NAMES.get(part, {}).items() if name in known)))
