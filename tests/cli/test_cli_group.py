@@ -15,14 +15,25 @@ from click.testing import CliRunner
 
 from torchvision_customizer.cli import main
 
-COMMANDS = main.list_commands(click.Context(main))
+
+def commands() -> list[str]:
+    """Every command, those of a group by both names."""
+    found = []
+    for name in main.list_commands(click.Context(main)):
+        command = main.get_command(click.Context(main), name)
+        found += [f"{name} {below}" for below in command.commands] if isinstance(command, click.Group) else [name]
+    return found
+
+
+COMMANDS = commands()
 TVC = [sys.executable, "-c", "from torchvision_customizer.cli import main; main(prog_name='tvc')"]
 
 
 def command_of(name: str) -> click.Command:
-    command = main.get_command(click.Context(main), name)
+    group, _, below = name.partition(" ")
+    command = main.get_command(click.Context(main), group)
     assert command is not None
-    return command
+    return command.commands[below] if isinstance(command, click.Group) else command
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -30,12 +41,16 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_of_this_version() -> None:
-    assert COMMANDS == ["benchmark", "diff", "doctor", "export", "inspect", "list-backbones", "list-blocks"]
+    assert main.list_commands(click.Context(main)) == [
+        *("benchmark", "build", "create-recipe", "diff", "doctor", "export", "inspect", "list-backbones", "list-blocks"),
+        *("recipe", "schema", "validate"),
+    ]
+    assert {name for name in COMMANDS if " " in name} == {"recipe list", "recipe show"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help(name: str) -> None:
-    result = CliRunner().invoke(main, [name, "--help"])
+    result = CliRunner().invoke(main, [*name.split(), "--help"])
     assert result.exit_code == 0, result.output
     assert result.output.startswith(f"Usage: tvc {name} ")
     assert not result.stderr
@@ -52,7 +67,7 @@ def test_options_of_every_command(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_option_is_wrong_usage(name: str) -> None:
-    result = CliRunner().invoke(main, [name, "--jsn"])
+    result = CliRunner().invoke(main, [*name.split(), "--jsn"])
     assert result.exit_code == 2
     assert "--json" in result.stderr
     assert "Traceback" not in result.stderr
@@ -63,7 +78,7 @@ def test_unknown_command() -> None:
     assert result.exit_code == 2
     assert "No such command 'exprt'; did you mean 'export'?" in result.stderr
     result = CliRunner().invoke(main, ["zzz"])
-    assert f"there are {', '.join(COMMANDS)}" in result.stderr.replace("\n", " ")
+    assert f"there are {', '.join(main.list_commands(click.Context(main)))}" in result.stderr.replace("\n", " ")
 
 
 def test_version() -> None:

@@ -60,12 +60,15 @@ def test_a_name_without_an_option() -> None:
 @pytest.mark.parametrize(
     "args, message",
     [
-        ([], "expected one of MODEL and --backbone, got neither"),
-        (["resnet18", "--backbone", "resnet34"], "expected one of MODEL and --backbone, got both 'resnet18' and 'resnet34'"),
+        ([], "expected one of MODEL, --backbone and --recipe, got none of them"),
+        (
+            ["resnet18", "--backbone", "resnet34"],
+            "expected one of MODEL, --backbone and --recipe, got both 'resnet18' and 'resnet34'",
+        ),
         (["resnte18"], "Invalid value for MODEL: unknown backbone 'resnte18', did you mean 'resnet18'?"),
         (
             ["./saved", "--num-classes", "3"],
-            "--num-classes is for a backbone; the folder ./saved has weights and a head of its own",
+            "--num-classes is for a backbone or recipe; the folder ./saved has weights and a head of its own",
         ),
     ],
 )

@@ -1,4 +1,7 @@
-"""The short form. Defect 25 of 2.1: what was no plain literal was dropped, unknown modifiers were ignored, two ' x ' crashed."""
+"""The short form.
+
+Defect 25 of 2.1: what was no plain literal was dropped, unknown modifiers were ignored, two ' x ' crashed, a stride was lost.
+"""
 
 from __future__ import annotations
 

@@ -107,9 +107,10 @@ class TestMacros:
     @pytest.mark.parametrize(
         ("value", "wanted"),
         [
-            ("${n}", 3), ("@n", 3), ("@text", "a"), ("${list}", [1, 3]), ("${map}", {"k": 3}), ("n=${n}!", "n=3!"), ("${n}${n}", "33"),
-            ("${text}-${yes}-${nothing}", "a-true-none"), ("[${list}]", "[[1, 3]]"), ("${missing:7}", 7), ("${missing:a b}", "a b"),
-            ("${missing:}", None), ("x${missing:1.5}", "x1.5"), ("$${n}", "${n}"), ("$n", "$n"), ("@@n", "@n"), ("a@n", "a@n"),
+            ("${n}", 3), ("@n", 3), ("@text", "a"), ("${list}", [1, 3]), ("${map}", {"k": 3}), ("n=${n}!", "n=3!"),
+            ("${n}${n}", "33"), ("${text}-${yes}-${nothing}", "a-true-none"), ("[${list}]", "[[1, 3]]"), ("${missing:7}", 7),
+            ("${missing:a b}", "a b"), ("${missing:}", None), ("x${missing:1.5}", "x1.5"), ("$${n}", "${n}"), ("$n", "$n"),
+            ("@@n", "@n"), ("a@n", "a@n"),
             ("${ n }", 3), ("${n:9}", 3), ("@", "@"), ("a ${deep}", "a 3-3"),
         ],
     )  # fmt: skip
@@ -304,8 +305,11 @@ class TestDefect26:
 
 
 class TestDefect27:
-    """No cycles were found, the schema was not applied, ``backbone`` as text had no None, ``head`` as text crashed beside it, what
-    ``training`` says was ignored, and a child could not change one stage. Cycles: test_security.py; a stage: TestExtends."""
+    """No cycles were found, the schema was not applied, ``backbone`` as text had no None, ``head`` as text crashed beside it,
+    what ``training`` says was ignored, and a child could not change one stage.
+
+    Cycles are in test_security.py, and stages in TestExtends.
+    """
 
     def test_macros_within_texts(self) -> None:
         assert Recipe(backbone="${name}18", macros={"name": "resnet"}).config.backbone.name == "resnet18"
@@ -332,6 +336,15 @@ class TestDefect27:
 
 
 class TestFunctionsOf21:
+    def test_modules(self) -> None:
+        from torchvision_customizer.recipe.builder import build_recipe as of_builder
+        from torchvision_customizer.recipe.parser import parse_definition
+        from torchvision_customizer.recipe.schema import RECIPE_SCHEMA, ValidationError, validate_recipe_config
+        from torchvision_customizer.recipe.yaml_loader import load_yaml_recipe as of_loader
+
+        assert of_builder is build_recipe and of_loader is load_yaml_recipe and parse_definition("a").name == "a"
+        assert RECIPE_SCHEMA["type"] == "object" and ValidationError is RecipeError and validate_recipe_config(NET) == []
+
     def test_load_yaml_recipe(self, tmp_path: Path) -> None:
         file = write(tmp_path, "backbone: resnet18(weights=none)\nhead: {num_classes: 3}\n")
         assert load_yaml_recipe(file).fc.out_features == 3
@@ -416,6 +429,10 @@ class TestBuilding:
         )  # fmt: skip
         assert model.aux1 is None and "inception5b.se" in str(model.modifications)
         assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+
+    def test_arguments_that_the_constructor_does_not_take(self) -> None:
+        with pytest.raises(ValueError, match=r"^backbone\.arguments: .* unexpected keyword argument 'depth'"):
+            build_recipe({"backbone": {"name": "resnet18", "weights": None, "arguments": {"depth": 3}}})
 
     def test_a_patch_that_does_not_fit(self) -> None:
         with pytest.raises(tvc.PatchError, match="residual"):

@@ -32,6 +32,7 @@ x = torch.randn(2, 3, 64, 64)
 with torch.no_grad():
     assert torch.equal(plain(x), model(x))
 tvc.export(model, "model.pt", example_input=x)
+tvc.load(tvc.save(tvc.build_recipe("mnist_net"), "mnist"))
 print("patched, fused, exported and verified")
 """
 
@@ -56,6 +57,7 @@ def main(wheel: Path) -> None:
         run(*pip, "torch")  # alone: a torch that is found locally is not given up for a newer one
         run(*pip, wheel)
         run(place / "empty/bin/tvc", "doctor", cwd=place)
+        run(place / "empty/bin/tvc", "validate", "se_resnet50", cwd=place)
         run(python, "-c", TRIAL, cwd=place)
 
 

@@ -143,6 +143,17 @@ def named_model(
         raise _at_its_option(error, patch) from error
 
 
+def as_hybrid(model: HybridModel | VisionModel, shape: tuple[int, ...] | None) -> HybridModel:
+    """A composed model as one that has a report, and can be unpatched; for images of a shape, by default its own."""
+    from ..hybrid import HybridBuilder, HybridModel
+    from ..recipe.builder import ABOUT
+
+    if isinstance(model, HybridModel):
+        return model
+    shape = shape or tuple(model.__dict__[ABOUT]["input_shape"])
+    return HybridBuilder().from_module(model, (1, *shape))
+
+
 def _weights(text: str | None) -> str | None:
     return None if text is None or text.lower() == "none" else text
 

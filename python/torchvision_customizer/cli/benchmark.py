@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import build_model, changes_option, named_model, recipe_option
+from ._model import as_hybrid, build_model, changes_option, named_model, recipe_option
 from ._output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -257,11 +257,15 @@ def benchmark(
             channels, size, _ = (3, 224, 224) if read is None else read.input_shape
             if channels != 3:
                 raise click.UsageError(f"models of images with 3 channels can be timed, and {recipe} has {channels}")
+            label = recipe or backbone or ""
+            # Without patches, a case is one of --models.
+            named = patch if recipe is None else ("as in the recipe", *patch)
             cases = [
-                ModelCase(recipe or backbone or "", patch, batch, dtype, layout, training, input_size or size)
+                ModelCase(label, named, batch, dtype, layout, training, input_size or size)
                 for dtype in dtypes or ("fp32",)
                 for batch in batches or (1, 8)
             ]
+            model = as_hybrid(model, None if read is None else read.input_shape)
             found = [runs.run_models(model, cases, effort, progress)]
     run = runs.merged(found)
     if picture is not None:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import build_model, is_folder, model_options, named_model, open_model
+from ._model import as_hybrid, build_model, is_folder, model_options, named_model, open_model
 from ._output import console, json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..compose import VisionModel
     from ..hybrid import BuildReport, HybridModel
     from ..hybrid.outline import ModuleOutline
 
@@ -93,7 +92,7 @@ def _make(
     """What the model is named by, and the model."""
     given = [name for name in (model, backbone, recipe) if name is not None]
     if len(given) != 1:
-        got = "none" if not given else " and ".join(f"'{name}'" for name in given)
+        got = "both " + " and ".join(f"'{name}'" for name in given) if given else "none of them"
         raise click.UsageError(f"expected one of MODEL, --backbone and --recipe, got {got}")
     if model is None or not is_folder(model):
         if model is not None:
@@ -101,24 +100,13 @@ def _make(
                 raise click.UsageError("--set changes fields of a recipe, and there is none; name one with --recipe")
             return model, build_model(model, patch, weights, num_classes, hint="MODEL")
         made, read = named_model(recipe, changes, backbone, patch, weights, num_classes, random_weights=True)
-        return given[0], _as_hybrid(made, None if read is None else read.input_shape)
+        return given[0], as_hybrid(made, None if read is None else read.input_shape)
     for option, value in (("--weights", weights), ("--num-classes", num_classes), ("--set", changes or None)):
         if value is not None:
             raise click.UsageError(
                 f"{option} is for a backbone or recipe; the folder {model} has weights and a head of its own"
             )
-    return model, _as_hybrid(open_model(model, patch), None)
-
-
-def _as_hybrid(model: HybridModel | VisionModel, shape: tuple[int, ...] | None) -> HybridModel:
-    """A composed model as one that has a report."""
-    from ..hybrid import HybridBuilder, HybridModel
-    from ..recipe.builder import ABOUT
-
-    if isinstance(model, HybridModel):
-        return model
-    shape = shape or tuple(model.__dict__[ABOUT]["input_shape"])
-    return HybridBuilder().from_module(model, (1, *shape))
+    return model, as_hybrid(open_model(model, patch), None)
 
 
 def _outline(model: HybridModel, depth: int) -> ModuleOutline:

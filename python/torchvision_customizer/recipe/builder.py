@@ -90,27 +90,38 @@ def about(config: AnyRecipe) -> dict[str, Any]:
 
 
 def _hybrid(config: BackboneRecipe, weights: Any, frozen: bool) -> HybridModel:
-    from ..hybrid import HybridBuilder, apply, plan
+    from ..hybrid import apply, plan
     from ..hybrid.model import note
 
     backbone, training = config.backbone, config.training
-    head = {} if config.head is None else {key: value for key, value in config.head.given().items() if key != "type"}
     patches = [backbone.patches] if isinstance(backbone.patches, dict) else list(backbone.patches)
-    options: dict[str, Any] = {"weights": weights, "patches": patches[0] if patches else None, **head}
-    if backbone.library == "template":
-        model = _of_template(config, weights, options.pop("patches"), head)
-    elif backbone.library == "timm":
-        model = HybridBuilder().from_timm(backbone.name, **options, **backbone.arguments)
-    elif backbone.library == "torchvision":
-        model = HybridBuilder().from_torchvision(backbone.name, arguments=backbone.arguments, **options)
-    else:
-        raise ValueError(f"a {backbone.name} is made by neither torchvision nor timm; give it to load or from_module")
+    try:
+        model = _of_library(config, weights, patches[0] if patches else {})
+    except TypeError as error:
+        if not backbone.arguments:
+            raise
+        raise ValueError(f"backbone.arguments: {error}") from error
     for more in patches[1:]:
         model = apply(plan(model, more))
     if frozen and training is not None and training.freeze_backbone:
         model.freeze_backbone(training.unfreeze_stages)
     note(model, about=about(config))
     return model
+
+
+def _of_library(config: BackboneRecipe, weights: Any, patches: Mapping[str, Any]) -> HybridModel:
+    """The backbone with its head and the first of its patches."""
+    from ..hybrid import HybridBuilder
+
+    backbone = config.backbone
+    head = {} if config.head is None else {key: value for key, value in config.head.given().items() if key != "type"}
+    if backbone.library == "torchvision":
+        return HybridBuilder().from_torchvision(backbone.name, weights, patches, **head, arguments=backbone.arguments)
+    if backbone.library == "timm":
+        return HybridBuilder().from_timm(backbone.name, weights, patches, **head, **backbone.arguments)
+    if backbone.library == "template":
+        return _of_template(config, weights, patches, head)
+    raise ValueError(f"a {backbone.name} is made by neither torchvision nor timm; give it to load or from_module")
 
 
 def _of_template(config: BackboneRecipe, weights: Any, patches: Any, head: Mapping[str, Any]) -> HybridModel:

@@ -91,6 +91,8 @@ class Meaning:
                 self._add(("input_shape", 0), f"torchvision's models take images of 3 channels, got {channels}")
         if name is not None:
             self._weights(name)
+        if self._get("head", "last_layer") is not None and (library is None or library.value is not None):
+            self._add(("head", "last_layer"), "is of a model whose library is null: of others it is known", at_key=True)
         self._patches(name)
         if self._get("training", "unfreeze_stages") is not None and not self._value(bool, "training", "freeze_backbone"):
             message = "says what stays trainable in a frozen backbone, and needs freeze_backbone: true"

@@ -13,15 +13,16 @@ _NULL_IS_A_VALUE = {("backbone", "weights")}
 def merge(base: Node, over: Node, findings: Findings, path: Path = ()) -> Node:
     """``over`` over ``base``: mappings by key, lists and scalars as a whole; ``key: null`` takes a key away.
 
-    A part in its short form is written out where the other is a mapping. ``stages`` as a mapping changes stages of the list
-    below it, by index or by name; the index behind the last adds one.
+    A patch with another operation or block replaces that of its target. A part in its short form is written out where the other
+    is a mapping. ``stages`` as a mapping changes stages of the list below it, by index or by name; the index behind the last
+    adds one.
     """
     if path == ("stages",) and isinstance(over.value, dict):
         return _merge_stages(base, over, findings, path)
     part = part_at(path)
     if part is not None and isinstance(over.value, dict):
         base, over = written_out(base, part, path, findings), written_out(over, part, path, findings)
-    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)) or _is_another_patch(base, over, path):
         return over
     items = dict(base.value)
     for key, item in over.value.items():
@@ -33,6 +34,16 @@ def merge(base: Node, over: Node, findings: Findings, path: Path = ()) -> Node:
         else:
             items[key] = merge(items[key], item, findings, below)
     return Node(items, over.mark or base.mark, over.key_mark or base.key_mark)
+
+
+def _is_another_patch(base: Node, over: Node, path: Path) -> bool:
+    """Whether an operation is another one than that of the parent, or of another block: then nothing of it stays."""
+    if path[:2] != ("backbone", "patches"):
+        return False
+    if len(path) == 3:
+        return base.value.keys() != over.value.keys()
+    types = [node.value.get("type", node.value.get("block")) for node in (base, over)]
+    return len(path) == 4 and None not in types and types[0].plain() != types[1].plain()
 
 
 def _merge_stages(base: Node, over: Node, findings: Findings, path: Path) -> Node:

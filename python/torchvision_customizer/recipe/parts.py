@@ -56,7 +56,7 @@ def written_out(node: Node, part: str, path: Path, findings: Findings) -> Node:
 
 
 def macros_apart(root: Node) -> Node:
-    """A recipe in which the short forms that have macros as values are written out, so that a macro keeps its type and its place.
+    """A recipe in which the short forms that have macros as values are written out: a macro keeps its type and its place.
 
     Where a macro is more than a value, the text stays, and is read when its macros are filled in.
     """

@@ -326,6 +326,17 @@ _SHORT = {
 }
 
 
+def __getattr__(name: str) -> Any:
+    """Where version 2.1 had them."""
+    if name == "RECIPE_SCHEMA":
+        return recipe_schema()
+    if name in ("validate_recipe_config", "ValidationError"):
+        from .. import recipe
+
+        return getattr(recipe, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
 def recipe_schema() -> dict[str, Any]:
     """A JSON schema (2020-12) of recipes, for editors.
 
@@ -336,6 +347,7 @@ def recipe_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {name: part for schema in parts for name, part in schema["$defs"].items()}
     properties: dict[str, Any] = {**parts[0]["properties"], **parts[1]["properties"]}
     properties["head"] = {"anyOf": [part["properties"]["head"] for part in parts]}
+    definitions["Stage"]["additionalProperties"] = False
     _name_second_keys(definitions)
     schema = {"properties": properties, "$defs": definitions}
     for part in (properties, *(definition.get("properties", {}) for definition in definitions.values())):
