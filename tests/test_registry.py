@@ -43,12 +43,17 @@ def test_list_and_categories():
 
 def test_info():
     info = registry.info("se")
-    assert set(info) == {"name", "category", "description", "parameters", "aliases", "paper", "example"}
+    keys = "name category description signature parameters aliases paper example example_shape"
+    assert set(info) == {*keys.split()}
     assert info["category"] == "attention"
     assert info["paper"] == "https://arxiv.org/abs/1709.01507"
     assert info["description"].startswith("Squeeze-and-excitation")
     assert info["parameters"]["channels"] == "int"
     assert info["parameters"]["reduction"] == "int = 16"
+    assert info["signature"].startswith("SEBlock(channels: int, reduction: int = 16, activation: str = 'relu', *, gate: ")
+    assert info["example_shape"] == (2, 32, 5, 7)
+    assert registry.info("batch_norm")["signature"].startswith("BatchNorm2d(num_features: int, eps: float = 1e-05, ")
+    assert registry.info("identity")["signature"] == "Identity()"
 
 
 @pytest.mark.parametrize(
@@ -85,10 +90,12 @@ def test_register(names):
         "name": "my_block",
         "category": "custom",
         "description": "Says what it is.",
+        "signature": "MyBlock(channels, scale=1.0)",
         "parameters": {"channels": "", "scale": "= 1.0"},
         "aliases": ["mine", "MyBlock"],
         "paper": "https://example.org",
         "example": {"scale": 2.0},
+        "example_shape": (2, 32, 5, 7),
     }
 
 

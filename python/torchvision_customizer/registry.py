@@ -28,6 +28,7 @@ class _Entry:
     aliases: tuple[str, ...]
     paper: str | None
     example: Mapping[str, Any]
+    example_shape: tuple[int, ...]
 
     def is_redefined_by(self, block: type[nn.Module]) -> bool:
         """A module that is reloaded, or a notebook cell that is run again, defines the same class once more."""
@@ -49,6 +50,7 @@ def register(
     *,
     paper: str | None = None,
     example: Mapping[str, Any] | None = None,
+    example_shape: tuple[int, ...] = (2, 32, 5, 7),
 ) -> Callable[[T], T]:
     """Class decorator that makes a block known under ``name``, under ``aliases``, and under the name of its class.
 
@@ -58,6 +60,7 @@ def register(
         aliases: other names.
         paper: address of the paper.
         example: arguments to try the block with, besides the numbers of channels; the shared tests make it with them.
+        example_shape: shape of a batch to try it on, with the number of channels second, unless ``example`` has it.
 
     Raises:
         ValueError: a name is taken by another class; the message names its module.
@@ -65,9 +68,10 @@ def register(
 
     def decorate(block: T) -> T:
         _load_shipped()
-        entry = _Entry(name, category, block, tuple(dict.fromkeys((*aliases, block.__name__))), paper, dict(example or {}))
-        names = (name, *entry.aliases)
-        for wanted in names:
+        others = tuple(dict.fromkeys((*aliases, block.__name__)))
+        entry = _Entry(name, category, block, others, paper, dict(example or {}), tuple(example_shape))
+        known_as = (name, *entry.aliases)
+        for wanted in known_as:
             holder = _holders.get(wanted)
             if holder is not None and not holder.is_redefined_by(block):
                 raise ValueError(
@@ -75,7 +79,7 @@ def register(
                     f"{holder.block.__module__}.{holder.block.__qualname__} holds that name"
                 )
         _entries[name] = entry
-        _holders.update(dict.fromkeys(names, entry))
+        _holders.update(dict.fromkeys(known_as, entry))
         return block
 
     return decorate
@@ -151,6 +155,12 @@ def list(category: str | None = None) -> builtins.list[str]:
     return sorted(entry.name for entry in _entries.values() if category in (None, entry.category))
 
 
+def names(category: str) -> dict[str, str]:
+    """Every name and alias of the blocks of a category, and the name that the block is listed under."""
+    _load_shipped()
+    return {name: entry.name for name, entry in _holders.items() if entry.category == category}
+
+
 def categories() -> builtins.list[str]:
     """Categories of the blocks, sorted."""
     _load_shipped()
@@ -162,11 +172,24 @@ def _describe(parameter: inspect.Parameter) -> str:
     return kind if parameter.default is parameter.empty else f"{kind} = {parameter.default!r}".strip()
 
 
-def info(name: str) -> dict[str, Any]:
-    """What is known of a block: ``name category description parameters aliases paper example``.
+def _signature(block: type[nn.Module], parameters: Mapping[str, inspect.Parameter]) -> str:
+    """The call of a constructor, in one line."""
+    texts = []
+    for key, parameter in parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in texts:
+            texts.append("*")
+        description = _describe(parameter)
+        typed = parameter.annotation is not parameter.empty
+        texts.append(f"{key}: {description}" if typed else key + description.replace("= ", "=", 1))
+    return f"{block.__name__}({', '.join(texts)})"
 
-    ``parameters`` maps each parameter to its type and default, as written; ``example`` has arguments to try the block with,
-    besides the numbers of channels.
+
+def info(name: str) -> dict[str, Any]:
+    """What is known of a block: ``name category description signature parameters aliases paper example example_shape``.
+
+    ``signature`` is the call of its constructor in one line; ``parameters`` maps each parameter to its type and default, as
+    written; ``example`` has arguments to try the block with, besides the numbers of channels, and ``example_shape`` is the
+    shape of a batch to try it on, whose second number is that of the channels, unless ``example`` has them.
 
     Raises:
         ValueError: unknown name, with the nearest one.
@@ -177,8 +200,10 @@ def info(name: str) -> dict[str, Any]:
         "name": entry.name,
         "category": entry.category,
         "description": (inspect.getdoc(entry.block) or "").partition("\n")[0],
+        "signature": _signature(entry.block, parameters),
         "parameters": {key: _describe(parameter) for key, parameter in parameters.items()},
         "aliases": [*entry.aliases],
         "paper": entry.paper,
         "example": {**entry.example},
+        "example_shape": entry.example_shape,
     }

@@ -174,7 +174,7 @@ def test_a_convolution_keeps_its_geometry():
     model = made("resnet18")
     x = torch.randn(2, 3, 64, 64)
     hybrid = replaced(
-        model, {"layer2.0.conv1": {"replace": "coord_conv"}, "layer3.0.conv1": {"replace": "depthwise_separable"}}
+        model, {"layer2.0.conv1": {"replace": "coord_conv"}, "layer3.0.conv1": {"replace": "depthwise_separable_conv"}}
     )
     assert hybrid.layer2[0].conv1.stride == (2, 2) and torch.equal(hybrid.layer2[0].conv1.weight, model.layer2[0].conv1.weight)
     with torch.no_grad():
@@ -195,5 +195,5 @@ def test_operations_follow_each_other():
     hybrid = replaced(made("resnet18"), {"conv1": [{"replace": "coord_conv"}, {"wrap": "se"}], "layer1.0": {"inject": "eca"}})
     assert [type(module).__name__ for module in (hybrid.conv1, hybrid.conv1.after.se)] == ["FollowedCoordConv", "SEBlock"]
     with pytest.raises(PatchError, match="conv1 has been changed by a patch"):
-        plan(hybrid, {"conv1": {"replace": "depthwise_separable"}})
+        plan(hybrid, {"conv1": {"replace": "depthwise_separable_conv"}})
     assert type(unpatch(hybrid).conv1) is nn.Conv2d

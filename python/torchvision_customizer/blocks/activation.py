@@ -26,6 +26,9 @@ for _name, _block, _aliases, _paper in (
     ("softplus", nn.Softplus, (), None),
     ("softsign", nn.Softsign, (), None),
     ("tanhshrink", nn.Tanhshrink, (), None),
+    ("hardshrink", nn.Hardshrink, ("hard_shrink",), None),
+    ("softshrink", nn.Softshrink, ("soft_shrink",), None),
+    ("log_sigmoid", nn.LogSigmoid, ("logsigmoid",), None),
 ):
     register(_name, "activation", _aliases, paper=_paper)(_block)
 
@@ -59,3 +62,20 @@ class PReLU(nn.PReLU):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_parameters, slope, device=device, dtype=dtype)
+
+
+@register("threshold", "activation")
+class Threshold(nn.Threshold):
+    """Values up to a threshold are replaced; torch's own, but that its numbers have a default: that of ReLU.
+
+    Args:
+        threshold: what is above it stays.
+        value: in the place of what does not.
+        inplace: overwrite the input.
+
+    Shape:
+        x (*), output the same.
+    """
+
+    def __init__(self, threshold: float = 0.0, value: float = 0.0, inplace: bool = False) -> None:
+        super().__init__(threshold, value, inplace)

@@ -27,10 +27,11 @@ def may_overwrite() -> bool:
     return not torch.is_grad_enabled()
 
 
-def _default_gate(block: str, init: str, gate: str | None) -> str:
+def default_gate(block: str, init: str, gate: str | None, published: str = "sigmoid") -> str:
+    """The gate of a block, by default the published one, or one that is 1 at 0 where the block is to start as the identity."""
     check_option(block, "init", init, INITS)
     if gate is None:
-        gate = "two_sigmoid" if init == "identity" else "sigmoid"
+        gate = "two_sigmoid" if init == "identity" else published
     check_option(block, "gate", gate, IDENTITY_GATES if init == "identity" else GATES)
     return gate
 
@@ -83,7 +84,7 @@ class SEBlock(nn.Module):
         check_positive("SEBlock", "channels", channels)
         check_positive("SEBlock", "reduction", reduction)
         check_option("SEBlock", "activation", activation, ACTIVATIONS)
-        gate = _default_gate("SEBlock", init, gate)
+        gate = default_gate("SEBlock", init, gate)
         reduced = max(1, channels // reduction)
         self.activation = activation
         self.gate = gate
@@ -165,7 +166,7 @@ class ECABlock(nn.Module):
             neighbours = int(abs((math.log2(channels) + beta) / gamma))
             kernel_size = neighbours + 1 - neighbours % 2
         check_odd("ECABlock", "kernel_size", kernel_size)
-        self.gate = _default_gate("ECABlock", init, gate)
+        self.gate = default_gate("ECABlock", init, gate)
         self.init = init
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
         if init == "identity":
@@ -244,7 +245,7 @@ class ChannelAttention(nn.Module):
         check_option("ChannelAttention", "activation", activation, ACTIVATIONS)
         reduced = max(1, channels // reduction)
         self.activation = activation
-        self.gate = _default_gate("ChannelAttention", init, gate)
+        self.gate = default_gate("ChannelAttention", init, gate)
         self.init = init
         self.fc1 = nn.Linear(channels, reduced, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Linear(reduced, channels, bias=bias, device=device, dtype=dtype)
@@ -302,7 +303,7 @@ class SpatialAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_odd("SpatialAttention", "kernel_size", kernel_size)
-        self.gate = _default_gate("SpatialAttention", init, gate)
+        self.gate = default_gate("SpatialAttention", init, gate)
         self.init = init
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
         self.norm = nn.BatchNorm2d(1, device=device, dtype=dtype) if norm else nn.Identity()
@@ -326,7 +327,7 @@ class SpatialAttention(nn.Module):
 @register(
     "cbam",
     "attention",
-    aliases=("cbam_block", "cbam_attention", "channel_spatial"),
+    aliases=("cbam_block", "cbam_attention"),
     paper="https://arxiv.org/abs/1807.06521",
 )
 class CBAMBlock(nn.Module):

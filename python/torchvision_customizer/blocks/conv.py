@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..registry import register
+from ._parts import Size
 
-Size = int | tuple[int, int]
 
-
-@register("depthwise_separable", "block", paper="https://arxiv.org/abs/1610.02357", example={"kernel_size": 3, "padding": 1})
+@register(
+    "depthwise_separable_conv", "block", paper="https://arxiv.org/abs/1610.02357", example={"kernel_size": 3, "padding": 1}
+)
 class DepthwiseSeparableConv2d(nn.Module):
     """A convolution in two: over space for each channel, then over channels at each position.
 

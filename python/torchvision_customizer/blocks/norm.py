@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops._math import accumulate_type, per_channel, spatial_dims
 from ..registry import register
 from ._checks import check_positive
 
@@ -203,3 +204,51 @@ class FrozenBatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
+
+
+@register("grn", "norm", aliases=("global_response_norm",), paper="https://arxiv.org/abs/2301.00808")
+class GRN(nn.Module):
+    """Global response norm: each channel is scaled by how strong it is among all of them (ConvNeXt V2).
+
+    ``y = x + gamma * x * g / (mean(g) + eps) + beta`` with ``g`` the norm of each channel over space, and the mean over
+    channels. It starts as the identity: ``gamma`` and ``beta`` are zero.
+
+    Args:
+        num_channels: channels C of the input.
+        eps: added to the mean.
+        device: where the parameters are made.
+        dtype: their type.
+
+    Shape:
+        x (N, C, *), output the same.
+
+    Raises:
+        ValueError: ``num_channels`` is no integer of at least 1.
+
+    Source: Woo, Debnath, Hu, Chen, Liu, Kweon, Xie: ConvNeXt V2, https://arxiv.org/abs/2301.00808
+    """
+
+    starts_as_identity = True  # for patches
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-6,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("GRN", "num_channels", num_channels)
+        self.num_channels = num_channels
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.zeros(num_channels, device=device, dtype=dtype))
+        self.beta = nn.Parameter(torch.zeros(num_channels, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        response = torch.sqrt(x.to(accumulate_type(x)).square().sum(spatial_dims(x)) + 1e-24)  # the slope at 0 is finite
+        scale = self.gamma * (response / (response.mean(1, keepdim=True) + self.eps))
+        return x + per_channel(scale.to(x.dtype), x) * x + per_channel(self.beta[None].to(x.dtype), x)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_channels}, eps={self.eps}"

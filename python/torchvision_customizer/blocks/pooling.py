@@ -112,3 +112,46 @@ class BlurPool2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+@register("stochastic_pool", "pooling", paper="https://arxiv.org/abs/1301.3557")
+class StochasticPool2d(nn.Module):
+    """In training each window gives one of its values, drawn in proportion to them; in evaluation their mean, so weighted.
+
+    The probabilities are ``p = x / sum(x)`` over the window, with negative values as zeros; where none is positive, all of the
+    window are equally likely.
+
+    Args:
+        kernel_size: of the window.
+        stride: of the window, by default ``kernel_size``.
+
+    Shape:
+        x (N, C, H, W), output (N, C, H', W') as for ``torch.nn.AvgPool2d``.
+
+    Raises:
+        ValueError: ``kernel_size`` or ``stride`` is no integer of at least 1.
+
+    Source: Zeiler, Fergus: Stochastic Pooling for Regularization of Deep Convolutional Neural Networks,
+        https://arxiv.org/abs/1301.3557
+    """
+
+    def __init__(self, kernel_size: int = 2, stride: int | None = None) -> None:
+        super().__init__()
+        check_positive("StochasticPool2d", "kernel_size", kernel_size)
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        check_positive("StochasticPool2d", "stride", self.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unfold(2, self.kernel_size, self.stride).unfold(3, self.kernel_size, self.stride).flatten(4)
+        weights = windows.clamp(min=0)
+        weights = torch.where(weights.sum(4, keepdim=True) > 0, weights, torch.ones_like(weights))
+        if not self.training:
+            return (windows * weights).sum(4) / weights.sum(4)
+        # The first of several exponential clocks to ring is one of rate w with a probability in proportion to w.
+        clocks = torch.empty_like(weights, dtype=torch.float32).exponential_()
+        drawn = (weights.detach() / clocks).argmax(4, keepdim=True)
+        return windows.gather(4, drawn).squeeze(4)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}"

@@ -8,7 +8,6 @@ patch would. No module is added, removed or moved, so every state-dict key stays
 from __future__ import annotations
 
 import copy
-import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ..blocks._parts import takes_tail
 from ..hybrid.model import HybridModel
 from ..hybrid.opened import OpenedBlock
 from ..hybrid.places import NoPlace, graph_of
@@ -93,11 +93,6 @@ class Opened:
 
     def module(self, node: fx.Node) -> nn.Module:
         return self.block.get_submodule(str(node.target))
-
-
-def takes_tail(module: nn.Module) -> bool:
-    """Whether a block takes the tail: ``forward(x, residual=None, post="none", inplace=False)``."""
-    return list(inspect.signature(type(module).forward).parameters)[1:5] == ["x", "residual", "post", "inplace"]
 
 
 def _may_take_tail(module: nn.Module) -> bool:
