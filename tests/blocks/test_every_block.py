@@ -50,7 +50,18 @@ def same_compiled(name, backend):
         torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=1e-4)
 
 
-@every_block
+def of_torch(name):
+    return registry.get(name).__module__.startswith("torch.")
+
+
+# Compiling takes long: torch's own classes, and blocks that are nothing but others in a row, wait for the full tier.
+def compiled():
+    slow = [pytest.mark.full]
+    rows = [(name, of_torch(name) or registry.info(name)["category"] == "architecture") for name in registry.list()]
+    return [pytest.param(name, marks=slow if waits else []) for name, waits in rows]
+
+
+@pytest.mark.parametrize("name", compiled())
 def test_compiled_blocks_agree(name):
     same_compiled(name, "aot_eager")
 
