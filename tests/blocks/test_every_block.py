@@ -40,14 +40,14 @@ def test_scripted_exported_and_copied_blocks_agree(name):
 
 def same_compiled(name, backend):
     torch._dynamo.reset()
-    block, x = make(name).eval(), batch(name, requires_grad=True)
+    block, x = make(name, dtype=torch.float64).eval(), batch(name, dtype=torch.float64, requires_grad=True)
     compiled = torch.compile(block, backend=backend, fullgraph=True)
     results = []
     for call in (block, compiled):
         out = run(call, x)
         results.append((out, *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])))
     for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(theirs, mine)
 
 
 def of_torch(name):
