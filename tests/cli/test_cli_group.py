@@ -30,7 +30,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_of_this_version() -> None:
-    assert COMMANDS == ["benchmark", "diff", "doctor", "export", "inspect", "list-backbones", "list-blocks"]
+    assert COMMANDS == ["benchmark", "completion", "diff", "doctor", "export", "inspect", "list-backbones", "list-blocks"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ._complete import complete_backbones
+
 if TYPE_CHECKING:
     from ..errors import PatchError
     from ..hybrid import HybridModel
@@ -41,7 +43,13 @@ def model_options(command: F) -> F:
 
     They are the arguments of :func:`build_model`, under the same names.
     """
-    backbone = click.option("--backbone", required=True, metavar="NAME", help="A torchvision classifier; see list-backbones.")
+    backbone = click.option(
+        "--backbone",
+        required=True,
+        metavar="NAME",
+        shell_complete=complete_backbones,
+        help="A torchvision classifier; see list-backbones.",
+    )
     return backbone(build_options(command))
 
 

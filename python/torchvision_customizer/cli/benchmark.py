@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._complete import complete_backbones
 from ._model import build_model
 from ._output import json_option, print_json, print_table
 
@@ -102,7 +103,14 @@ def _names(table: str) -> F:
     callback=_list_of(click.Choice(PARTS)),
     help="For --results: which parts. [default: all]",
 )
-@click.option("--backbone", default=BACKBONE, show_default=True, metavar="NAME", help="The model; see list-backbones.")
+@click.option(
+    "--backbone",
+    default=BACKBONE,
+    show_default=True,
+    metavar="NAME",
+    shell_complete=complete_backbones,
+    help="The model; see list-backbones.",
+)
 @click.option("--patch", multiple=True, default=PATCH, show_default=True, metavar="TARGET=OP:BLOCK", help="Repeatable.")
 @click.option("--input-size", type=click.IntRange(min=1), default=224, show_default=True, help="Height and width of images.")
 @click.option(
