@@ -320,7 +320,7 @@ class TestRecipe:
             ("head.droput", 0.1, ["unknown key 'head.droput', did you mean 'dropout'?"]),
             ("backbone", None, ["backbone: "]),
             ("backbone.name", 3, ["backbone.name", "string", "got 3"]),
-            ("backbone.library", "tinm", ["backbone.library", "'torchvision' or 'timm'", "'tinm'"]),
+            ("backbone.library", "tinm", ["backbone.library", "'torchvision', 'timm' or 'template'", "'tinm'"]),
             ("backbone.weights", "DEFAULT", ["backbone.weights", "'DEFAULT'"]),
             ("head", {"num_classes": "3"}, ["head.num_classes", "integer", "'3'"]),
             ("input_shape", [3, "a", 16], ["input_shape.1", "'a'"]),
