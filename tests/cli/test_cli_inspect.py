@@ -62,8 +62,11 @@ def test_a_name_without_an_option() -> None:
 @pytest.mark.parametrize(
     "args, message",
     [
-        ([], "expected one of NAME, --backbone and --block, got none"),
-        (["resnet18", "--backbone", "resnet34"], "expected one of NAME, --backbone and --block, got 'resnet18' and 'resnet34'"),
+        ([], "expected one of NAME, --recipe, --backbone and --block, got none"),
+        (
+            ["resnet18", "--backbone", "resnet34"],
+            "expected one of NAME, --recipe, --backbone and --block, got 'resnet18' and 'resnet34'",
+        ),
         (["resnte18"], "for NAME: 'resnte18' is no backbone, no block and no saved folder, did you mean 'resnet18'?"),
         (["cbamblock"], "for NAME: 'cbamblock' is no backbone, no block and no saved folder, did you mean 'CBAMBlock'?"),
         (["--backbone", "resnte18"], "Invalid value for --backbone: unknown backbone 'resnte18', did you mean 'resnet18'?"),
@@ -72,7 +75,7 @@ def test_a_name_without_an_option() -> None:
         (["se", "--patch", "x=wrap:se"], "--patch is for a model, and se is a block"),
         (
             ["./saved", "--num-classes", "3"],
-            "--num-classes is for a backbone; the folder ./saved has weights and a head of its own",
+            "--num-classes is for a backbone or recipe; the folder ./saved has weights and a head of its own",
         ),
     ],
 )

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._block import show_block
-from ._complete import complete_backbones, complete_blocks, complete_models_and_blocks
-from ._model import build_model, build_options, is_folder, open_model
+from ._complete import complete_blocks, complete_models_and_blocks
+from ._model import is_folder, model_options, named_model, open_model
 from ._output import console, json_option, print_json, print_table
 
 if TYPE_CHECKING:
+    from ..compose import VisionModel
     from ..hybrid import BuildReport, HybridModel
     from ..hybrid.outline import ModuleOutline
 
@@ -24,14 +25,8 @@ if TYPE_CHECKING:
     "takes and gives. NAME is a torchvision classifier, a folder that torchvision_customizer.save has written, or a block."
 )
 @click.argument("model", required=False, metavar="[NAME]", shell_complete=complete_models_and_blocks)
-@click.option(
-    "--backbone",
-    metavar="NAME",
-    shell_complete=complete_backbones,
-    help="A torchvision classifier, in place of NAME; see list-backbones.",
-)
 @click.option("--block", metavar="NAME", shell_complete=complete_blocks, help="A block, in place of NAME; see list-blocks.")
-@build_options
+@model_options
 @click.option("--tree", is_flag=True, help="Print all modules as a tree, and where in its blocks a patch can go.")
 @click.option("--depth", type=click.IntRange(min=1), default=3, show_default=True, help="Levels of modules in the tree.")
 @click.option(
@@ -43,6 +38,8 @@ if TYPE_CHECKING:
 @json_option
 def inspect(
     model: str | None,
+    recipe: str | None,
+    changes: tuple[str, ...],
     backbone: str | None,
     block: str | None,
     patch: tuple[str, ...],
@@ -53,14 +50,15 @@ def inspect(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    given = [name for name in (model, backbone, block) if name is not None]
+    given = [name for name in (model, recipe, backbone, block) if name is not None]
     if len(given) != 1:
         got = " and ".join(f"'{name}'" for name in given) or "none"
-        raise click.UsageError(f"expected one of NAME, --backbone and --block, got {got}")
+        raise click.UsageError(f"expected one of NAME, --recipe, --backbone and --block, got {got}")
     if model is not None and not is_folder(model):
         backbone, block = _kind_of(model)
     if block is not None:
-        options = {"--patch": patch, "--weights": weights, "--num-classes": num_classes, "--tree": tree, "--plot": plot}
+        options: dict[str, Any] = {"--set": changes, "--patch": patch, "--weights": weights, "--num-classes": num_classes}
+        options |= {"--tree": tree, "--plot": plot}
         wrong = next((option for option, value in options.items() if value not in (None, (), False)), None)
         if wrong is not None:
             raise click.UsageError(f"{wrong} is for a model, and {block} is a block")
@@ -69,7 +67,7 @@ def inspect(
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--block") from error
         return
-    source, made = _make(model, backbone, patch, weights, num_classes)
+    source, made = _make(model, recipe, changes, backbone, patch, weights, num_classes)
     report = made.report
     parts = _parts(made, report)
     if plot is not None:
@@ -105,16 +103,37 @@ def inspect(
 
 
 def _make(
-    model: str | None, backbone: str | None, patch: tuple[str, ...], weights: str | None, num_classes: int | None
+    model: str | None,
+    recipe: str | None,
+    changes: tuple[str, ...],
+    backbone: str | None,
+    patch: tuple[str, ...],
+    weights: str | None,
+    num_classes: int | None,
 ) -> tuple[str, HybridModel]:
     """What the model is named by, and the model."""
-    if backbone is not None:
-        return backbone, build_model(backbone, patch, weights, num_classes)
+    name = backbone or recipe
+    if name is not None:
+        made, read = named_model(recipe, changes, backbone, patch, weights, num_classes, random_weights=True)
+        return name, _as_hybrid(made, None if read is None else read.input_shape)
     assert model is not None
-    if weights is not None or num_classes is not None:
-        option = "--weights" if weights is not None else "--num-classes"
-        raise click.UsageError(f"{option} is for a backbone; the folder {model} has weights and a head of its own")
-    return model, open_model(model, patch)
+    for option, value in (("--weights", weights), ("--num-classes", num_classes), ("--set", changes or None)):
+        if value is not None:
+            raise click.UsageError(
+                f"{option} is for a backbone or recipe; the folder {model} has weights and a head of its own"
+            )
+    return model, _as_hybrid(open_model(model, patch), None)
+
+
+def _as_hybrid(model: HybridModel | VisionModel, shape: tuple[int, ...] | None) -> HybridModel:
+    """A composed model as one that has a report."""
+    from ..hybrid import HybridBuilder, HybridModel
+    from ..recipe.builder import ABOUT
+
+    if isinstance(model, HybridModel):
+        return model
+    shape = shape or tuple(model.__dict__[ABOUT]["input_shape"])
+    return HybridBuilder().from_module(model, (1, *shape))
 
 
 def _kind_of(name: str) -> tuple[str | None, str | None]:
@@ -142,10 +161,16 @@ def _outline(model: HybridModel, depth: int) -> ModuleOutline:
 
 def _parts(model: HybridModel, report: BuildReport) -> list[dict[str, Any]]:
     """Parameters and FLOPs, before and after, of each child of the model that has any, and of the whole."""
+    from torch import nn
+
     from ..hybrid.report import Costs
 
     costs = Costs(model, report.edits, report.head, report.input_shape)
-    parts = [(name, costs.of(name)) for name, _ in model.named_children()] + [("total", costs.of())]
+    names: list[str] = []
+    for name, child in model.named_children():
+        # A list of modules is never run itself.
+        names += [f"{name}.{index}" for index in range(len(child))] if isinstance(child, nn.ModuleList) else [name]
+    parts = [(name, costs.of(name)) for name in names] + [("total", costs.of())]
     return [
         {
             "part": name,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._complete import complete_categories
 from ._output import console, json_option, print_json
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(help="List the building blocks: those that a patch, a recipe or registry.get can name.")
-@click.option("--category", metavar="NAME", help="Only the blocks of this category.")
+@click.option("--category", metavar="NAME", shell_complete=complete_categories, help="Only the blocks of this category.")
 @click.option(
     "--filter",
     "pattern",

@@ -23,7 +23,7 @@ class HybridState:
     """What a hybrid model knows of its making.
 
     ``library`` and ``arguments`` say how the original is made anew: by ``torchvision``, ``timm`` or a ``template``;
-    ``library`` is None where the model came from elsewhere.
+    ``library`` is None where the model came from elsewhere. ``about`` is what its recipe says besides.
     """
 
     backbone_name: str | None = None
@@ -36,6 +36,7 @@ class HybridState:
     patches: tuple[Mapping[str, Any], ...] = ()
     unreached: tuple[str, ...] = ()
     drift: float | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class HybridModel(Extension):

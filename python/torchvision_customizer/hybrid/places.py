@@ -8,7 +8,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import fx, nn
@@ -40,6 +40,18 @@ class BlockTracer(fx.Tracer):
     ) -> tuple[Callable[..., Any], list[Any]]:
         function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
         return function, [None if isinstance(arg, fx.Proxy) and arg.node.target in self.absent else arg for arg in args]
+
+    def trace(self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        graph = super().trace(root, concrete_args)
+        # With ``from __future__ import annotations`` types are text, which TorchScript cannot read in a graph's code.
+        try:
+            types = get_type_hints(type(root).forward) if isinstance(root, nn.Module) else {}
+        except NameError:
+            types = {}
+        for node in graph.nodes:
+            if isinstance(node.type, str):
+                node.type = types.get("return" if node.op == "output" else str(node.target))
+        return graph
 
 
 def graph_of(block: nn.Module) -> fx.Graph:

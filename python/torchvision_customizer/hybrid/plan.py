@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from .. import registry
 from ..errors import PatchError
+from ..patches import Inject, Operation, Remove, Replace, Wrap, parse_patches
 from .functions import functions_of, modules_that_call
 from .model import HybridModel
 from .opened import (
@@ -31,7 +32,6 @@ from .places import Edge, NoPlace, concatenates, find_edge, graph_of, insert, re
 from .probe import Trail, fake_tensors, hooks_set_aside, input_shape_of, run_fake, sample_of
 from .replacing import Replacement, in_place_of
 from .report import Edit, Replaced
-from .spec import Inject, Operation, Remove, Replace, Wrap, parse_patches
 from .target import resolve
 
 

@@ -110,7 +110,7 @@ def load_torchvision(backbone: str, weights: Enum, progress: bool, arguments: Ma
         file = cached_file(weights)
         if file.is_file():
             # What torchvision found wrong takes pages, or names no file; our own reading says it in a sentence.
-            load(models.get_model(backbone), read_state_dict(file), source=str(file), model_name=backbone)
+            load(models.get_model(backbone, **arguments), read_state_dict(file), source=str(file), model_name=backbone)
         raise WeightsError(
             f"the weights {weights.name} of {backbone} cannot be had from {weights.value.url} ({_first_line(error)}); "
             f"put the file at {file}, or build with weights=None"
