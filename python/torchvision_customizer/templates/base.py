@@ -476,6 +476,11 @@ class Template:
             known = ", ".join(registry.list("attention"))
             raise ValueError(f"{place}: '{name}' is no attention, but of the category {category} (attention: {known})")
         registry.check_parameters(name, attention.params)
+        known = {*registry.CHANNEL_PARAMETERS, *attention.params}
+        accepted = registry.parameters_of(registry.get(name)) or {}
+        missing = [key for key, parameter in accepted.items() if parameter.default is parameter.empty and key not in known]
+        if missing:
+            raise ValueError(f"{place}: '{name}' needs {', '.join(missing)}, which its place does not say; give it in params")
         return attention.model_copy(update={"type": name})
 
 
