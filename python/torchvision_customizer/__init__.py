@@ -87,6 +87,9 @@ _PUBLIC = {
     "transfer_weights": "hybrid",
     "match_state_dict": "hybrid",
     "parameter_groups": "hybrid",
+    "BackboneInfo": "hybrid",
+    "extract_tiers": "hybrid",
+    "get_backbone_info": "hybrid",
     **dict.fromkeys(
         (
             "BranchedModule",
@@ -111,6 +114,17 @@ _PUBLIC = {
         "compose",
     ),
     **dict.fromkeys(("get_model_flops", "print_model_summary", "validate_architecture"), "utils"),
+    **dict.fromkeys(
+        (
+            "Recipe",
+            "SearchSpace",
+            "build_recipe",
+            "load_yaml_recipe",
+            "recipe_schema",
+            "search_space",
+        ),
+        "recipe",
+    ),
     "FuseReport": "fusion",
     "fuse": "fusion",
     "unfuse": "fusion",
@@ -119,7 +133,9 @@ _PUBLIC = {
     "VerifyReport": "deploy",
     "export": "deploy",
     "verify": "deploy",
+    **dict.fromkeys(("Template", "densenet", "efficientnet", "mobilenet", "resnet", "vgg"), "templates"),
     "PatchError": "errors",
+    "RecipeError": "errors",
     "WeightsError": "errors",
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 
 class PatchError(ValueError):
@@ -12,6 +13,39 @@ class PatchError(ValueError):
 
 class WeightsError(ValueError):
     """Weights that cannot be found, read or matched; the model is untouched."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with a recipe.
+
+    Attributes:
+        place: ``FILE:LINE:COLUMN``, or what else the value was given by; None where a program gave it.
+        path: which value it is, for instance ``stages[1].block``; empty for the recipe as a whole.
+        message: what is wrong, what is allowed, and the nearest name.
+    """
+
+    place: str | None
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.place, self.path, self.message) if part)
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read, or that describes no model; all that is wrong with it, one line each.
+
+    Attributes:
+        problems: what is wrong, in the order in which it is written.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -30,7 +30,9 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_of_this_version() -> None:
-    assert COMMANDS == ["benchmark", "diff", "doctor", "export", "inspect", "list-backbones", "list-blocks"]
+    models = ["benchmark", "build", "diff", "export", "inspect"]
+    recipes = ["create-recipe", "recipe", "schema", "validate"]
+    assert sorted([*models, *recipes, "completion", "doctor", "list-backbones", "list-blocks"]) == COMMANDS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -42,20 +44,32 @@ def test_help(name: str) -> None:
     assert command_of(name).get_short_help_str(limit=60).rstrip(".")[-3:] != "...", "the short help is cut off in tvc --help"
 
 
+def commands_in(name: str) -> dict[str, click.Command]:
+    """A command by what is typed, or, of a group, those in it."""
+    command = command_of(name)
+    return (
+        {f"{name} {key}": each for key, each in command.commands.items()}
+        if isinstance(command, click.Group)
+        else {name: command}
+    )
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_of_every_command(name: str) -> None:
-    options = {option for parameter in command_of(name).params for option in parameter.opts}
-    assert {"--json", "--debug"} <= options
-    for parameter in command_of(name).params:
-        assert not isinstance(parameter, click.Option) or parameter.help, f"{parameter.name} has no help"
+    assert "--debug" in {option for parameter in command_of(name).params for option in parameter.opts}
+    for command in commands_in(name).values():
+        assert "--json" in {option for parameter in command.params for option in parameter.opts}
+        for parameter in command.params:
+            assert not isinstance(parameter, click.Option) or parameter.help, f"{parameter.name} has no help"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_option_is_wrong_usage(name: str) -> None:
-    result = CliRunner().invoke(main, [name, "--jsn"])
-    assert result.exit_code == 2
-    assert "--json" in result.stderr
-    assert "Traceback" not in result.stderr
+    for typed in commands_in(name):
+        result = CliRunner().invoke(main, [*typed.split(), "--jsn"])
+        assert result.exit_code == 2
+        assert "--json" in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 def test_unknown_command() -> None:

@@ -316,14 +316,14 @@ class TestRecipe:
         ("path", "value", "words"),
         [
             ("bakbone", {}, ["unknown key 'bakbone', did you mean 'backbone'?"]),
-            ("backbone.pathces", {}, ["unknown key 'backbone.pathces', did you mean 'patches'?", "arguments"]),
-            ("head.droput", 0.1, ["unknown key 'head.droput', did you mean 'dropout'?"]),
-            ("backbone", None, ["backbone: "]),
-            ("backbone.name", 3, ["backbone.name", "string", "got 3"]),
-            ("backbone.library", "tinm", ["backbone.library", "'torchvision' or 'timm'", "'tinm'"]),
+            ("backbone.pathces", {}, ["backbone.pathces: unknown key 'pathces', did you mean 'patches'?", "arguments"]),
+            ("head.droput", 0.1, ["head.droput: unknown key 'droput', did you mean 'dropout'?"]),
+            ("backbone", None, ["there is no model", "backbone"]),
+            ("backbone.name", 3, ["backbone.name", "text", "got 3"]),
+            ("backbone.library", "tinm", ["backbone.library", "'torchvision', 'timm' or 'template'", "'tinm'"]),
             ("backbone.weights", "DEFAULT", ["backbone.weights", "'DEFAULT'"]),
             ("head", {"num_classes": "3"}, ["head.num_classes", "integer", "'3'"]),
-            ("input_shape", [3, "a", 16], ["input_shape.1", "'a'"]),
+            ("input_shape", [3, "a", 16], ["input_shape[1]", "'a'"]),
             ("backbone.patches", {}, ["also has 'block.se.", "does not fit recipe.yaml"]),
         ],
     )
@@ -341,7 +341,7 @@ class TestRecipe:
         ("value", "kind", "words"),
         [
             ({"blok": {"inject": "se"}}, PatchError, ["no module of this Net matches 'blok'"]),
-            ({"block": {"inject": {"type": "se", "reducton": 4}}}, PatchError, ["unknown option 'reducton'"]),
+            ({"block": {"inject": {"type": "se", "reducton": 4}}}, WeightsError, ["recipe.yaml:", "unknown option 'reducton'"]),
         ],
     )
     def test_patches_that_do_not_fit(self, folder, value, kind, words):
@@ -372,9 +372,9 @@ class TestRecipe:
     )
     def test_no_plain_yaml(self, folder, text):
         (folder / "recipe.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-        refused(folder, "recipe.yaml cannot be read as YAML of plain values")
+        refused(folder, "recipe.yaml:")
 
     @pytest.mark.parametrize("text", ["", "3", "[1, 2]", "text"])
     def test_no_mapping(self, folder, text):
         (folder / "recipe.yaml").write_text(text)
-        refused(folder, "recipe.yaml: the recipe: ")
+        refused(folder, "recipe.yaml:")

@@ -11,8 +11,10 @@ from .. import registry
 from ..errors import nearest
 
 # Short names of version 2.1, and "none" for each.
-_NORMS = {"batch": "batch_norm", "group": "group_norm", "instance": "instance_norm", "layer": "layer_norm_2d"}
-_POOLS = {"avg": "avg_pool", "max": "max_pool", "adaptive_avg": "adaptive_avg_pool", "adaptive_max": "adaptive_max_pool"}
+_SHORT = {
+    "norm": {"batch": "batch_norm", "group": "group_norm", "instance": "instance_norm", "layer": "layer_norm_2d"},
+    "pooling": {"avg": "avg_pool", "max": "max_pool", "adaptive_avg": "adaptive_avg_pool", "adaptive_max": "adaptive_max_pool"},
+}
 
 
 def get_activation(name: str, **params: Any) -> nn.Module:
@@ -25,7 +27,7 @@ def get_activation(name: str, **params: Any) -> nn.Module:
     Raises:
         ValueError: unknown name or argument, with the nearest one.
     """
-    return _make("activation", name, {}, {}, params)
+    return _make("activation", name, {}, params)
 
 
 def get_normalization(norm_type: str, num_channels: int, **params: Any) -> nn.Module:
@@ -41,7 +43,7 @@ def get_normalization(norm_type: str, num_channels: int, **params: Any) -> nn.Mo
         ValueError: unknown name or argument, with the nearest one.
     """
     channels = dict.fromkeys(("num_features", "num_channels", "normalized_shape"), num_channels)
-    return _make("norm", norm_type, _NORMS, channels, params)
+    return _make("norm", norm_type, channels, params)
 
 
 def get_pooling(
@@ -67,18 +69,27 @@ def get_pooling(
     """
     sizes = {"kernel_size": kernel_size, "stride": stride, "output_size": output_size}
     params |= {key: size for key, size in sizes.items() if size is not None}
-    return _make("pooling", pool_type, _POOLS, {"kernel_size": 2, "output_size": 1}, params)
+    return _make("pooling", pool_type, {"kernel_size": 2, "output_size": 1}, params)
 
 
-def _make(
-    category: str, name: str, short: Mapping[str, str], defaults: Mapping[str, Any], params: Mapping[str, Any]
-) -> nn.Module:
-    """The block ``name`` of a category, or the identity; ``defaults`` are for parameters that have none of their own."""
+def block_name(category: str, name: str) -> str:
+    """The registered name of what the functions above call ``name``; ``identity`` for ``none``.
+
+    Raises:
+        ValueError: unknown name, with the nearest one.
+    """
+    short = _SHORT.get(category, {})
     allowed = {"none": "identity", **short, **registry.names(category)}
     block = {key.lower(): block for key, block in allowed.items()}.get(str(name).lower().strip())
     if block is None:
         known = ", ".join(sorted({"none", *short, *registry.list(category)}))
         raise ValueError(f"unknown {category} '{name}'{nearest(str(name), allowed)} (known: {known})")
+    return block
+
+
+def _make(category: str, name: str, defaults: Mapping[str, Any], params: Mapping[str, Any]) -> nn.Module:
+    """The block ``name`` of a category, or the identity; ``defaults`` are for parameters that have none of their own."""
+    block = block_name(category, name)
     if block == "identity":
         return nn.Identity()
     registry.check_parameters(block, params)

@@ -1,4 +1,4 @@
-"""How the commands name a model: a backbone or a saved folder, and patches to it."""
+"""How the commands name a model: a recipe, a backbone or a saved folder, and patches to it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ._complete import complete_backbones, complete_recipes
+
 if TYPE_CHECKING:
+    from ..compose import VisionModel
     from ..errors import PatchError
     from ..hybrid import HybridModel
+    from ..recipe import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,20 +33,129 @@ def build_options(command: F) -> F:
     """Give a command what says how a backbone is built: ``patch``, ``weights`` and ``num_classes``."""
     for option in (
         click.option("--num-classes", type=click.IntRange(min=0), help="Classes of the new last layer; 0 gives features."),
-        click.option("--weights", help="A name of torchvision's weights, DEFAULT, or a file. [default: random weights]"),
+        click.option(
+            "--weights", help="A name of torchvision's weights, DEFAULT, a file, or none. [default: the recipe's, else none]"
+        ),
         patch_option,
     ):
         command = option(command)
     return command
 
 
-def model_options(command: F) -> F:
-    """Give a command the options that name a model: ``backbone``, ``patch``, ``weights`` and ``num_classes``.
+def recipe_option(command: F) -> F:
+    """Give a command the option ``recipe``."""
+    return click.option(
+        "--recipe",
+        "--yaml",
+        "-y",
+        metavar="NAME|FILE",
+        shell_complete=complete_recipes,
+        help="A shipped recipe, or a recipe's file.",
+    )(command)
 
-    They are the arguments of :func:`build_model`, under the same names.
+
+def changes_option(command: F) -> F:
+    """Give a command the option ``changes``, for :func:`parse_changes`."""
+    return click.option(
+        "--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Of a recipe, as in stages[1].blocks=4. Repeatable."
+    )(command)
+
+
+def model_options(command: F) -> F:
+    """Give a command the options that name a model.
+
+    They are the arguments of :func:`named_model`, under the same names: ``recipe``, ``changes``, ``backbone``, ``patch``,
+    ``weights`` and ``num_classes``.
     """
-    backbone = click.option("--backbone", required=True, metavar="NAME", help="A torchvision classifier; see list-backbones.")
-    return backbone(build_options(command))
+    backbone = click.option(
+        "--backbone", metavar="NAME", shell_complete=complete_backbones, help="A torchvision classifier; see list-backbones."
+    )
+    return recipe_option(changes_option(backbone(build_options(command))))
+
+
+def parse_changes(texts: Sequence[str], num_classes: int | None = None) -> dict[str, Any]:
+    """The values of ``--set``, and of ``--num-classes``, as the ``changes`` that a recipe is read with.
+
+    Raises:
+        click.BadParameter: a value has no field; the message says which of them it is.
+    """
+    from ..recipe.reading import read_value
+    from ..recipe.yaml_loader import with_classes
+
+    found: dict[str, Any] = {}
+    for number, text in enumerate(texts, start=1):
+        field, separator, value = (part.strip() for part in text.partition("="))
+        if not (field and separator):
+            raise click.BadParameter(f"expected FIELD=VALUE, got '{text}'", param_hint=f"--set {number}")
+        found[field] = read_value(value or "null", f"--set {text}")
+    return {**found, **with_classes(num_classes)}
+
+
+def open_recipe(recipe: str, changes: Sequence[str] = (), num_classes: int | None = None) -> Recipe:
+    """Read what ``--recipe`` names, with the changes of ``--set``.
+
+    Raises:
+        click.BadParameter: a value of ``--set`` has no field.
+        RecipeError: there is no such recipe, or something in it is wrong.
+    """
+    from ..recipe import Recipe
+
+    return Recipe.from_yaml(recipe, parse_changes(changes, num_classes))
+
+
+def named_model(
+    recipe: str | None,
+    changes: Sequence[str],
+    backbone: str | None,
+    patch: Sequence[str] = (),
+    weights: str | None = None,
+    num_classes: int | None = None,
+    *,
+    random_weights: bool = False,
+) -> tuple[HybridModel | VisionModel, Recipe | None]:
+    """Build what :func:`model_options` names, and say of which recipe.
+
+    Args:
+        recipe: a shipped recipe or a file; or
+        backbone: a name of ``tvc list-backbones``.
+        changes: values of ``--set``, for a recipe.
+        patch: values of ``--patch``, on top of those of a recipe.
+        weights: a name of torchvision's weights, ``DEFAULT``, a file, or ``none``; by default those of the recipe.
+        num_classes: classes of the new last layer, or None for those that there are.
+        random_weights: whether the weights of a recipe do not matter to the command, and are not loaded unless asked for.
+
+    Raises:
+        click.UsageError: not one of recipe and backbone.
+        click.BadParameter: an unknown backbone, or a patch or change that cannot be read or carried out; it says which.
+        RecipeError: there is no such recipe, or something in it is wrong.
+        WeightsError: weights that cannot be found or read, or do not fit.
+    """
+    if (recipe is None) == (backbone is None):
+        got = "neither" if recipe is None else f"both '{recipe}' and '{backbone}'"
+        raise click.UsageError(f"expected one of --recipe and --backbone, got {got}")
+    if recipe is None:
+        assert backbone is not None
+        if changes:
+            raise click.UsageError("--set changes fields of a recipe, and there is none; name one with --recipe")
+        return build_model(backbone, patch, weights, num_classes), None
+    patches = parse_patches(patch)
+    read = open_recipe(recipe, changes, num_classes)
+    from ..errors import PatchError
+    from ..recipe import build_recipe
+
+    model = build_recipe(read, None if weights is None and random_weights else ... if weights is None else _weights(weights))
+    if not patches:
+        return model, read
+    from ..hybrid import apply, plan
+
+    try:
+        return apply(plan(model, patches, example_input=(1, *read.input_shape))), read
+    except PatchError as error:
+        raise _at_its_option(error, patch) from error
+
+
+def _weights(text: str | None) -> str | None:
+    return None if text is None or text.lower() == "none" else text
 
 
 def parse_patches(texts: Sequence[str]) -> dict[str, Any]:
@@ -115,7 +228,7 @@ def build_model(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=hint) from error
     try:
-        return HybridBuilder().from_torchvision(name, weights=weights, patches=patches, num_classes=num_classes)
+        return HybridBuilder().from_torchvision(name, weights=_weights(weights), patches=patches, num_classes=num_classes)
     except PatchError as error:
         raise _at_its_option(error, patch) from error
 
@@ -129,7 +242,7 @@ def is_folder(source: str) -> bool:
     return (path / "recipe.yaml").is_file() or path.name != source
 
 
-def open_model(source: str, patch: Sequence[str] = (), hint: str = "MODEL") -> HybridModel:
+def open_model(source: str, patch: Sequence[str] = (), hint: str = "MODEL") -> HybridModel | VisionModel:
     """Build a backbone with random weights, or load a saved folder; and patch it.
 
     Args:

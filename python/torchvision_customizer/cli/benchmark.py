@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import build_model
+from ._complete import complete_backbones
+from ._model import build_model, changes_option, named_model, recipe_option
 from ._output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -102,9 +103,16 @@ def _names(table: str) -> F:
     callback=_list_of(click.Choice(PARTS)),
     help="For --results: which parts. [default: all]",
 )
-@click.option("--backbone", default=BACKBONE, show_default=True, metavar="NAME", help="The model; see list-backbones.")
-@click.option("--patch", multiple=True, default=PATCH, show_default=True, metavar="TARGET=OP:BLOCK", help="Repeatable.")
-@click.option("--input-size", type=click.IntRange(min=1), default=224, show_default=True, help="Height and width of images.")
+@recipe_option
+@changes_option
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    shell_complete=complete_backbones,
+    help=f"The model; see list-backbones. [default: {BACKBONE}]",
+)
+@click.option("--patch", multiple=True, metavar="TARGET=OP:BLOCK", help=f"Repeatable. [default, without a recipe: {PATCH[0]}]")
+@click.option("--input-size", type=click.IntRange(min=1), help="Height and width of images. [default: the recipe's, else 224]")
 @click.option(
     "--model", "names", metavar="NAME,...", callback=_names("LIBRARY_MODELS"), help="For --models: which. [default: all six]"
 )
@@ -178,9 +186,11 @@ def benchmark(
     sweep: bool,
     results: Path | None,
     parts: tuple[str, ...],
-    backbone: str,
+    recipe: str | None,
+    changes: tuple[str, ...],
+    backbone: str | None,
     patch: tuple[str, ...],
-    input_size: int,
+    input_size: int | None,
     names: tuple[str, ...],
     entries: tuple[str, ...],
     networks: tuple[str, ...],
@@ -240,18 +250,25 @@ def benchmark(
         elif library:
             cases = runs.library_cases(training, names, batches or ((8,) if quick else ()), dtypes or ("fp32", "bf16"))
             cases = [
-                replace(case, layout="nchw" if channels_last is False else case.layout, input_size=input_size) for case in cases
+                replace(case, layout="nchw" if channels_last is False else case.layout, input_size=input_size or 224)
+                for case in cases
             ]
             found = [runs.run_library(cases, effort, progress)]
         else:
             from ..bench.results import ModelCase
 
+            patch = patch or (PATCH if recipe is None else ())
+            backbone = backbone or (BACKBONE if recipe is None else None)
+            model, read = named_model(recipe, changes, backbone, patch, random_weights=True)
+            channels, size, _ = (3, 224, 224) if read is None else read.input_shape
+            if channels != 3:
+                raise click.UsageError(f"models of images with 3 channels can be timed, and {recipe} has {channels}")
             cases = [
-                ModelCase(backbone, patch, batch, dtype, layout, training, input_size)
+                ModelCase(recipe or backbone or "", patch, batch, dtype, layout, training, input_size or size)
                 for dtype in dtypes or ("fp32",)
                 for batch in batches or (1, 8)
             ]
-            found = [runs.run_models(build_model(backbone, patch), cases, effort, progress)]
+            found = [runs.run_models(model, cases, effort, progress)]
     run = runs.merged(found)
     if picture is not None:
         plot.draw(run, picture, runs.title(run))

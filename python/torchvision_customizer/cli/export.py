@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import build_model, model_options
+from ._model import model_options, named_model
 from ._output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ def _known_format(_: click.Context, __: click.Parameter, value: str) -> str:
 @click.option("--fuse/--no-fuse", "fused", default=True, show_default=True, help="Fuse the tails of patched blocks first.")
 @click.option("--verify/--no-verify", "verified", default=True, show_default=True, help="Compare in a fresh process.")
 @click.option(
-    "--input-size", type=click.IntRange(min=1), default=224, show_default=True, help="Height and width to verify with."
+    "--input-size", type=click.IntRange(min=1), help="Height and width to verify with. [default: the recipe's, else 224]"
 )
 @json_option
 def export(
-    backbone: str,
+    recipe: str | None,
+    changes: tuple[str, ...],
+    backbone: str | None,
     patch: tuple[str, ...],
     weights: str | None,
     num_classes: int | None,
@@ -48,19 +50,20 @@ def export(
     file_format: str,
     fused: bool,
     verified: bool,
-    input_size: int,
+    input_size: int | None,
     as_json: bool,
 ) -> None:
-    model = build_model(backbone, patch, weights, num_classes)
-    if weights is None:
+    model, read = named_model(recipe, changes, backbone, patch, weights, num_classes)
+    if read is None and weights is None:
         click.echo("Warning: the weights are random; --weights DEFAULT takes torchvision's.", err=True)
     import torch
 
     from ..deploy import export as write
     from ..fusion import fuse
 
-    example = torch.zeros(1, 3, input_size, input_size)
-    tails = fuse(model, example_input=example) if fused and patch else None
+    shape = (3, 224, 224) if read is None else read.input_shape
+    example = torch.zeros(1, *shape if input_size is None else (shape[0], input_size, input_size))
+    tails = fuse(model, example_input=example) if fused and (patch or read is not None) else None
     report = write(model, output, file_format, example, verified)
     if as_json:
         print_json({"fused": None if tails is None else len(tails.fused), **_values(report)})

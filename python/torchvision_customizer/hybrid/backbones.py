@@ -46,8 +46,8 @@ FAMILIES = (
     Family("Inception3", ("Mixed_*",), ("fc", "AuxLogits"), ("fc", "AuxLogits.fc"), input_size=299),
     Family("MNASNet", ("layers.[89]", "layers.1?"), ("classifier",), ("classifier.1",)),
     Family("MaxVit", ("blocks.*",), ("classifier",), ("classifier.5",)),
-    Family("MobileNetV2", ("features.[1-9]", "features.1?"), ("classifier",), ("classifier.1",)),
-    Family("MobileNetV3", ("features.[1-9]", "features.1?"), ("classifier",), ("classifier.3",)),
+    Family("MobileNetV2", ("features.[1-9]*",), ("classifier",), ("classifier.1",)),
+    Family("MobileNetV3", ("features.[1-9]*",), ("classifier",), ("classifier.3",)),
     Family("RegNet", ("trunk_output.*",), ("fc",), ("fc",)),
     # With Wide ResNet and ResNeXt.
     Family("ResNet", ("layer*",), ("fc",), ("fc",)),

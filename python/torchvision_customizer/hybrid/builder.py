@@ -51,6 +51,7 @@ class HybridBuilder:
         verbose: bool = False,
         hidden: Sequence[int] = (),
         keep_classes: Sequence[int] = (),
+        arguments: Mapping[str, Any] | None = None,
     ) -> HybridModel:
         """Build a model.
 
@@ -68,6 +69,7 @@ class HybridBuilder:
             verbose: print the report, and the progress of downloads.
             hidden: widths of hidden layers before the last one.
             keep_classes: indices of classes that go on with their weights, as the first of the new ones.
+            arguments: further ones of torchvision's constructor, such as ``aux_logits`` or ``image_size``.
 
         Returns:
             The torchvision model, which is a ``HybridModel`` too; ``model.report`` says what was made.
@@ -78,7 +80,9 @@ class HybridBuilder:
             WeightsError: weights that cannot be found or read, or do not fit.
         """
         head = HeadSpec.checked(num_classes, dropout, hidden, keep_classes)
-        return self._torchvision(backbone_name, weights, patches, head, freeze_backbone, unfreeze_stages, verbose, strict=False)
+        return self._torchvision(
+            backbone_name, weights, patches, head, freeze_backbone, unfreeze_stages, verbose, strict=False, arguments=arguments
+        )
 
     def from_checkpoint(
         self,
@@ -189,13 +193,13 @@ class HybridBuilder:
         name = check_backbone(backbone_name)
         source = resolve_weights(name, weights)
         if isinstance(source, Enum) and patches and not cached_file(source).exists():
-            _try_patches(name, patches)
+            _try_patches(name, patches, arguments or {})
         if isinstance(source, Enum):
-            model = load_torchvision(name, source, verbose)
+            model = load_torchvision(name, source, verbose, arguments or {})
         else:
             model = models.get_model(name, **(arguments or {}))
         found = {key: getattr(model, key) for key in _ARGUMENTS if isinstance(getattr(model, key, None), bool | int)}
-        made = {"backbone_name": name, "library": "torchvision", "arguments": found}
+        made = {"backbone_name": name, "library": "torchvision", "arguments": {**found, **(arguments or {})}}
         family = find_family(model)
         assert family is not None, f"{type(model).__name__} is not in hybrid/backbones.py"
         return _finish(
@@ -203,14 +207,19 @@ class HybridBuilder:
         )
 
 
-def _try_patches(name: str, patches: Mapping[str, Any]) -> None:
-    """A wrong patch should not have to wait for a download."""
+def without_memory(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A model whose parameters take no memory, where its constructor can do that."""
     try:
         with torch.device("meta"):
-            draft = models.get_model(name)
+            model: nn.Module = models.get_model(name, **arguments)
     except NotImplementedError:  # RegNet computes its widths with tensors
-        draft = models.get_model(name)
-    plan(draft, patches)
+        model = models.get_model(name, **arguments)
+    return model
+
+
+def _try_patches(name: str, patches: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """A wrong patch should not have to wait for a download."""
+    plan(without_memory(name, arguments), patches)
 
 
 def _make_timm(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .target import TYPE_PREFIX
+from ..patches import TYPE_PREFIX
 
 # The functions and methods that do what a module of this type does.
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class HybridState:
     """What a hybrid model knows of its making.
 
-    ``library`` and ``arguments`` say how the original is made anew: by ``torchvision`` or ``timm``, and with which arguments;
-    ``library`` is None where the model came from elsewhere.
+    ``library`` and ``arguments`` say how the original is made anew: by ``torchvision``, ``timm`` or a ``template``;
+    ``library`` is None where the model came from elsewhere. ``about`` is what its recipe says besides.
     """
 
     backbone_name: str | None = None
@@ -36,6 +36,7 @@ class HybridState:
     patches: tuple[Mapping[str, Any], ...] = ()
     unreached: tuple[str, ...] = ()
     drift: float | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class HybridModel(Extension):
@@ -214,7 +215,7 @@ _VIEWS: dict[str, Callable[[HybridModel], Any]] = {
 }
 
 
-def stage_at(stages: tuple[Stage, ...], index: int) -> Stage:
+def stage_at(stages: tuple[Stage, ...], index: int, option: str = "unfreeze_stages") -> Stage:
     """The stage of an index, which may count from the end.
 
     Raises:
@@ -222,7 +223,7 @@ def stage_at(stages: tuple[Stage, ...], index: int) -> Stage:
     """
     if not -len(stages) <= index < len(stages):
         known = ", ".join(f"{number}: {stage.paths[0]}" for number, stage in enumerate(stages))
-        raise ValueError(f"unfreeze_stages: there is no stage {index} (stages: {known})")
+        raise ValueError(f"{option}: there is no stage {index} (stages: {known})")
     return stages[index]
 
 

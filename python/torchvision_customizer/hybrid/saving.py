@@ -1,4 +1,4 @@
-"""A hybrid model as a folder: a recipe that makes it anew, its weights, and what they were made with. Nothing is pickled."""
+"""A model as a folder: a recipe that makes it anew, its weights, and what they were made with. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -10,51 +10,26 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import WeightsError, nearest
+from ..errors import RecipeError, WeightsError
 from .backbones import find_family
-from .heads import HeadSpec
 from .opened import original_class
-from .probe import input_shape_of
+from .probe import DEFAULT_INPUT, input_shape_of
 
 if TYPE_CHECKING:
+    from ..compose import VisionModel
+    from ..recipe.schema import AnyRecipe
     from .model import HybridModel
 
 RECIPE, WEIGHTS, VERSIONS = "recipe.yaml", "model.safetensors", "versions.json"
 _OWN_NAME = "torchvision-customizer"
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Backbone(_Part):
-    name: str
-    library: Literal["torchvision", "timm"] | None
-    weights: None = None
-    arguments: dict[str, Any] = {}
-    patches: dict[str, Any] | list[dict[str, Any]] = {}
-
-
-class _Head(_Part):
-    num_classes: int | None = None
-    dropout: float | None = None
-    hidden: list[int] = []
-    last_layer: str | None = None
-
-
-class _Recipe(_Part):
-    backbone: _Backbone
-    head: _Head = Field(default_factory=_Head)
-    input_shape: list[int] | None = None
 
 
 def recipe_of(model: HybridModel) -> dict[str, Any]:
@@ -70,7 +45,7 @@ def recipe_of(model: HybridModel) -> dict[str, Any]:
     if state.patches:
         # Several, where a model was patched more than once.
         backbone["patches"] = _plain(state.patches[0] if len(state.patches) == 1 else list(state.patches))
-    recipe: dict[str, Any] = {"backbone": backbone}
+    recipe: dict[str, Any] = {**state.about, "backbone": backbone}
     head = state.head
     if head is not None:
         recipe["head"] = {"num_classes": head.classes}
@@ -91,29 +66,32 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read_recipe(file: Path) -> _Recipe:
+def _composed_recipe(model: VisionModel) -> dict[str, Any]:
+    """What a composed model is made of, as plain values."""
+    from ..recipe.builder import ABOUT
+
+    parts = model.get_config()
+    stages = [{key: value for key, value in stage.items() if key != "type"} for stage in parts["stages"]]
+    for stage, written in zip(stages, parts["stages"], strict=True):
+        if written["type"] == "transition":
+            stage["pattern"] = "transition"
+    about = dict(model.__dict__.get(ABOUT, {}))
+    shape = about.pop("input_shape", [model.in_channels or 3, *DEFAULT_INPUT[1:]])
+    return {**about, "input_shape": shape, "stem": parts["stem"], "stages": stages, "head": parts["head"]}
+
+
+def _read_recipe(file: Path) -> AnyRecipe:
+    from ..recipe import Recipe
+    from ..recipe.schema import BackboneRecipe
+
     try:
-        return _Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise WeightsError(f"{file}: {_first_problem(error)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{file} cannot be read as YAML of plain values: {reason}") from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    *outer, key = [str(part) for part in problem["loc"]] or [""]
-    parts: dict[str, type[_Part]] = {"": _Recipe, "backbone": _Backbone, "head": _Head}
-    place = ".".join([*outer, key]) or "the recipe"
-    match problem["type"]:
-        case "extra_forbidden":
-            known = parts[".".join(outer)].model_fields
-            return f"unknown key '{place}'{nearest(key, known)} (keys: {', '.join(known)})"
-        case "missing":
-            return f"'{place}' is missing"
-        case _:
-            return f"{place}: {problem['msg']}, got {problem['input']!r}"
+        config = Recipe.from_yaml(file).config
+    except RecipeError as error:
+        raise WeightsError(str(error)) from None
+    if isinstance(config, BackboneRecipe) and config.backbone.weights is not None:
+        weights = config.backbone.weights
+        raise WeightsError(f"{file}: backbone.weights must be null, got {weights!r}; the weights are in {WEIGHTS}")
+    return config
 
 
 def _read_digest(file: Path) -> str:
@@ -131,7 +109,7 @@ def _read_digest(file: Path) -> str:
 
 
 def save(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
-    """Write a hybrid model as a folder that ``load`` makes it from anew.
+    """Write a hybrid or composed model as a folder that ``load`` makes it from anew.
 
     The folder has the recipe (``recipe.yaml``), the weights (``model.safetensors``), and the versions of what wrote them with
     the weights' SHA-256 (``versions.json``). It appears as a whole or not at all. What a
@@ -145,25 +123,27 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
         The folder.
 
     Raises:
-        ValueError: the model is no ``HybridModel``.
+        ValueError: the model is neither a ``HybridModel`` nor a ``VisionModel`` of stems, stages and heads.
         FileExistsError: there is something else at ``directory``.
     """
+    from ..compose import VisionModel
     from ..fusion.fusing import is_fused, unfuse
     from .model import HybridModel
 
-    if not isinstance(model, HybridModel):
+    if not isinstance(model, HybridModel | VisionModel):
         raise ValueError(f"save is for models made or patched by this package; this {type(model).__name__} is neither")
     target = Path(directory).expanduser()
     if target.exists() and not _is_replaceable(target):
         raise FileExistsError(f"{target} exists and is no saved model, or has other files, too; name another folder")
     if is_fused(model):
-        model = cast("HybridModel", unfuse(copy.deepcopy(model)))
+        model = cast("HybridModel | VisionModel", unfuse(copy.deepcopy(model)))
+    recipe = recipe_of(model) if isinstance(model, HybridModel) else _composed_recipe(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     draft, former = scratch / "new", scratch / "former"
     try:
         draft.mkdir()
-        (draft / RECIPE).write_text(yaml.safe_dump(model.recipe, sort_keys=False), encoding="utf-8")
+        (draft / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         save_file(_storable(_own(model)), draft / WEIGHTS)
         versions = {**_versions(), "sha256": _sha256(draft / WEIGHTS)}
         (draft / VERSIONS).write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
@@ -212,12 +192,12 @@ def _own(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> HybridModel:
+def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> HybridModel | VisionModel:
     """Make a model anew from a folder that ``save`` has written.
 
     Args:
         directory: the folder.
-        model: the unpatched original, where it is neither torchvision's nor timm's; a copy of it is patched.
+        model: the unpatched original, where it is of neither torchvision, timm nor a template; a copy of it is patched.
 
     Returns:
         The model in evaluation mode, with the weights of the folder.
@@ -252,32 +232,26 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> H
     return made.eval()
 
 
-def _make(folder: Path, recipe: _Recipe, model: nn.Module | None) -> HybridModel:
+def _make(folder: Path, recipe: AnyRecipe, model: nn.Module | None) -> HybridModel | VisionModel:
+    from ..recipe.builder import build_config
+    from ..recipe.schema import BackboneRecipe
     from .applying import apply
     from .builder import HybridBuilder
     from .plan import plan
 
-    backbone, head = recipe.backbone, recipe.head
-    patches = backbone.patches if isinstance(backbone.patches, list) else [backbone.patches]
-    first, more = (patches[0], patches[1:]) if patches else ({}, [])
-    options: dict[str, Any] = {"num_classes": head.num_classes, "dropout": head.dropout, "hidden": head.hidden}
-    builder = HybridBuilder()
-    if model is not None:
-        options["last_layer"] = head.last_layer
-        batch = (1, *(recipe.input_shape or input_shape_of(None, model)))
-        made = builder.from_module(copy.deepcopy(model), batch, first, **options)
-    elif backbone.library == "timm":
-        made = builder.from_timm(backbone.name, None, first, **options, **backbone.arguments)
-    elif backbone.library == "torchvision":
-        spec = HeadSpec.checked(**options)
-        made = builder._torchvision(
-            backbone.name, None, first, spec, False, None, False, strict=False, arguments=backbone.arguments
-        )
-    else:
-        raise WeightsError(f"{folder}: a {backbone.name} is made by neither torchvision nor timm; give it as model=")
-    for patch in more:
-        made = apply(plan(made, patch))
-    return made
+    if model is not None and isinstance(recipe, BackboneRecipe):
+        patches = recipe.backbone.patches if isinstance(recipe.backbone.patches, list) else [recipe.backbone.patches]
+        options = {} if recipe.head is None else {key: value for key, value in recipe.head.given().items() if key != "type"}
+        shape = recipe.input_shape if "input_shape" in recipe.model_fields_set else input_shape_of(None, model)
+        first = patches[0] if patches else {}
+        made = HybridBuilder().from_module(copy.deepcopy(model), (1, *shape), first, **options)
+        for patch in patches[1:]:
+            made = apply(plan(made, patch))
+        return made
+    if isinstance(recipe, BackboneRecipe) and recipe.backbone.library is None:
+        name = recipe.backbone.name
+        raise WeightsError(f"{folder}: a {name} is made by neither torchvision nor timm; give it as model=")
+    return build_config(recipe, weights=None, frozen=False)
 
 
 def _versions() -> dict[str, str]:

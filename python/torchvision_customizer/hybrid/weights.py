@@ -97,20 +97,20 @@ def cached_file(weights: Enum) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / str(weights.value.url).rpartition("/")[2]
 
 
-def load_torchvision(backbone: str, weights: Enum, progress: bool) -> nn.Module:
+def load_torchvision(backbone: str, weights: Enum, progress: bool, arguments: Mapping[str, Any]) -> nn.Module:
     """The model with torchvision's weights, made and loaded by torchvision.
 
     Raises:
         WeightsError: they cannot be downloaded or read, or do not fit.
     """
     try:
-        model: nn.Module = models.get_model(backbone, weights=weights, progress=progress)
+        model: nn.Module = models.get_model(backbone, weights=weights, progress=progress, **arguments)
         return model
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         file = cached_file(weights)
         if file.is_file():
             # What torchvision found wrong takes pages, or names no file; our own reading says it in a sentence.
-            load(models.get_model(backbone), read_state_dict(file), source=str(file), model_name=backbone)
+            load(models.get_model(backbone, **arguments), read_state_dict(file), source=str(file), model_name=backbone)
         raise WeightsError(
             f"the weights {weights.name} of {backbone} cannot be had from {weights.value.url} ({_first_line(error)}); "
             f"put the file at {file}, or build with weights=None"
