@@ -189,7 +189,7 @@ class Template:
 
     def add_attention(
         self,
-        attention_type: str = "se",
+        type: str = "se",
         after: str = "block",
         params: Mapping[str, Any] | None = None,
         init: str = "identity",
@@ -197,7 +197,7 @@ class Template:
         """Put an attention block into all stages, besides what is there.
 
         Args:
-            attention_type: of ``registry.list("attention")``, or an alias.
+            type: of ``registry.list("attention")``, or an alias.
             after: ``block``: into every block, at the end of its residual branch, or, where it adds nothing, at its own end
                 (in a VGG, whose stages are its blocks, before each pool); ``conv``: behind every convolution of space, which
                 those of 1×1 are not; ``stage``: once behind each stage.
@@ -208,7 +208,7 @@ class Template:
             ValueError: a name, place or argument that there is not, with the nearest one.
         """
         attention = self._attention(
-            {"type": attention_type, "after": after, "params": dict(params or {}), "init": init}, self._family
+            {"type": type, "after": after, "params": dict(params or {}), "init": init}, self._family
         )
         changes = (stage.model_copy(update={"attention": (*stage.attention, attention)}) for stage in self.stage_changes)
         return self._set(stage_changes=tuple(changes))
