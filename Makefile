@@ -37,7 +37,7 @@ $(VENV)/installed: constraints.txt
 # build against another torch. TVC_CUDA: AUTO (where nvcc is found), ON or OFF.
 TVC_CUDA ?= AUTO
 NATIVE := --no-build-isolation --no-deps --config-settings=build-dir=build/native \
-  --config-settings=cmake.define.TVC_CUDA=$(TVC_CUDA) --config-settings=cmake.define.TVC_CUDA_WERROR=$(or $(TVC_CUDA_WERROR),OFF)
+  --config-settings=cmake.define.TVC_CUDA=$(TVC_CUDA) --config-settings=cmake.define.TVC_CUDA_CHECK=$(or $(TVC_CUDA_CHECK),OFF)
 
 # Editable: Python files are used as they are.
 $(VENV)/built: $(VENV)/installed pyproject.toml $(NATIVE_SOURCES)

@@ -87,6 +87,9 @@ _PUBLIC = {
     "transfer_weights": "hybrid",
     "match_state_dict": "hybrid",
     "parameter_groups": "hybrid",
+    "BackboneInfo": "hybrid",
+    "extract_tiers": "hybrid",
+    "get_backbone_info": "hybrid",
     **dict.fromkeys(
         (
             "BranchedModule",

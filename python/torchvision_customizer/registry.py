@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 T = TypeVar("T", bound="type[nn.Module]")
+
+#: The names under which blocks ask for the number of channels.
+CHANNEL_PARAMETERS = ("channels", "in_channels", "out_channels", "dim", "num_features", "num_channels")
 
 
 @dataclass(frozen=True)
@@ -155,10 +159,10 @@ def list(category: str | None = None) -> builtins.list[str]:
     return sorted(entry.name for entry in _entries.values() if category in (None, entry.category))
 
 
-def names(category: str) -> dict[str, str]:
-    """Every name and alias of the blocks of a category, and the name that the block is listed under."""
+def names(category: str | None = None) -> dict[str, str]:
+    """Every name and alias of the blocks, of one category where one is given, and the name that the block is listed under."""
     _load_shipped()
-    return {name: entry.name for name, entry in _holders.items() if entry.category == category}
+    return {name: entry.name for name, entry in _holders.items() if category in (None, entry.category)}
 
 
 def categories() -> builtins.list[str]:
@@ -184,6 +188,11 @@ def _signature(block: type[nn.Module], parameters: Mapping[str, inspect.Paramete
     return f"{block.__name__}({', '.join(texts)})"
 
 
+def _plain(text: str) -> str:
+    """A line of a docstring without its marks: ``SEBlock`` for ``:class:`SEBlock```."""
+    return re.sub(r"(:\w+:)?`{1,2}([^`]*)`{1,2}", r"\2", text)
+
+
 def info(name: str) -> dict[str, Any]:
     """What is known of a block: ``name category description signature parameters aliases paper example example_shape``.
 
@@ -199,7 +208,7 @@ def info(name: str) -> dict[str, Any]:
     return {
         "name": entry.name,
         "category": entry.category,
-        "description": (inspect.getdoc(entry.block) or "").partition("\n")[0],
+        "description": _plain((inspect.getdoc(entry.block) or "").partition("\n")[0]),
         "signature": _signature(entry.block, parameters),
         "parameters": {key: _describe(parameter) for key, parameter in parameters.items()},
         "aliases": [*entry.aliases],
@@ -207,3 +216,18 @@ def info(name: str) -> dict[str, Any]:
         "example": {**entry.example},
         "example_shape": entry.example_shape,
     }
+
+
+def example(name: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """What a block can be tried with.
+
+    Returns:
+        Arguments of its constructor, channels among them, and the shape of a batch for it.
+
+    Raises:
+        ValueError: unknown name, with the nearest one.
+    """
+    entry = _find(name)
+    accepted = parameters_of(entry.block) or {}
+    channels = {key: entry.example_shape[1] for key in CHANNEL_PARAMETERS if key in accepted}
+    return {**channels, **entry.example}, entry.example_shape

@@ -146,8 +146,8 @@ class TestSharedArguments:
             for word in words:
                 assert word in str(error.value), (name, word)
 
-    @pytest.mark.parametrize("name", convolutional("attention"))
-    @pytest.mark.parametrize("attention", [None, "se", "eca", "cbam", "channel_attention"])
+    @pytest.mark.parametrize("name", single("attention"))
+    @pytest.mark.parametrize("attention", [None, "se", "cbam", "channel_attention"])
     def test_scripts_in_every_form(self, name, attention):
         for drop_path in (0.0, 0.5) if "drop_path" in parameters_of(name) else (0.0,):
             more = {"drop_path": drop_path, **added(name)} if drop_path else {}

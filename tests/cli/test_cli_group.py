@@ -15,25 +15,14 @@ from click.testing import CliRunner
 
 from torchvision_customizer.cli import main
 
-
-def commands() -> list[str]:
-    """Every command, those of a group by both names."""
-    found = []
-    for name in main.list_commands(click.Context(main)):
-        command = main.get_command(click.Context(main), name)
-        found += [f"{name} {below}" for below in command.commands] if isinstance(command, click.Group) else [name]
-    return found
-
-
-COMMANDS = commands()
+COMMANDS = main.list_commands(click.Context(main))
 TVC = [sys.executable, "-c", "from torchvision_customizer.cli import main; main(prog_name='tvc')"]
 
 
 def command_of(name: str) -> click.Command:
-    group, _, below = name.partition(" ")
-    command = main.get_command(click.Context(main), group)
+    command = main.get_command(click.Context(main), name)
     assert command is not None
-    return command.commands[below] if isinstance(command, click.Group) else command
+    return command
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -41,36 +30,46 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_of_this_version() -> None:
-    assert main.list_commands(click.Context(main)) == [
-        *("benchmark", "build", "create-recipe", "diff", "doctor", "export", "inspect", "list-backbones", "list-blocks"),
-        *("recipe", "schema", "validate"),
-    ]
-    assert {name for name in COMMANDS if " " in name} == {"recipe list", "recipe show"}
+    models = ["benchmark", "build", "diff", "export", "inspect"]
+    recipes = ["create-recipe", "recipe", "schema", "validate"]
+    assert sorted([*models, *recipes, "completion", "doctor", "list-backbones", "list-blocks"]) == COMMANDS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help(name: str) -> None:
-    result = CliRunner().invoke(main, [*name.split(), "--help"])
+    result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0, result.output
     assert result.output.startswith(f"Usage: tvc {name} ")
     assert not result.stderr
     assert command_of(name).get_short_help_str(limit=60).rstrip(".")[-3:] != "...", "the short help is cut off in tvc --help"
 
 
+def commands_in(name: str) -> dict[str, click.Command]:
+    """A command by what is typed, or, of a group, those in it."""
+    command = command_of(name)
+    return (
+        {f"{name} {key}": each for key, each in command.commands.items()}
+        if isinstance(command, click.Group)
+        else {name: command}
+    )
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_of_every_command(name: str) -> None:
-    options = {option for parameter in command_of(name).params for option in parameter.opts}
-    assert {"--json", "--debug"} <= options
-    for parameter in command_of(name).params:
-        assert not isinstance(parameter, click.Option) or parameter.help, f"{parameter.name} has no help"
+    assert "--debug" in {option for parameter in command_of(name).params for option in parameter.opts}
+    for command in commands_in(name).values():
+        assert {"--json", "--debug"} <= {option for parameter in command.params for option in parameter.opts}
+        for parameter in command.params:
+            assert not isinstance(parameter, click.Option) or parameter.help, f"{parameter.name} has no help"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_option_is_wrong_usage(name: str) -> None:
-    result = CliRunner().invoke(main, [*name.split(), "--jsn"])
-    assert result.exit_code == 2
-    assert "--json" in result.stderr
-    assert "Traceback" not in result.stderr
+    for typed in commands_in(name):
+        result = CliRunner().invoke(main, [*typed.split(), "--jsn"])
+        assert result.exit_code == 2
+        assert "--json" in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 def test_unknown_command() -> None:
@@ -78,7 +77,7 @@ def test_unknown_command() -> None:
     assert result.exit_code == 2
     assert "No such command 'exprt'; did you mean 'export'?" in result.stderr
     result = CliRunner().invoke(main, ["zzz"])
-    assert f"there are {', '.join(main.list_commands(click.Context(main)))}" in result.stderr.replace("\n", " ")
+    assert f"there are {', '.join(COMMANDS)}" in result.stderr.replace("\n", " ")
 
 
 def test_version() -> None:

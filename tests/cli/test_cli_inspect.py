@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import torchvision_customizer as tvc
+from torchvision_customizer import registry
 from torchvision_customizer.cli import main
 
 
@@ -60,12 +62,17 @@ def test_a_name_without_an_option() -> None:
 @pytest.mark.parametrize(
     "args, message",
     [
-        ([], "expected one of MODEL, --backbone and --recipe, got none of them"),
+        ([], "expected one of NAME, --recipe, --backbone and --block, got none"),
         (
             ["resnet18", "--backbone", "resnet34"],
-            "expected one of MODEL, --backbone and --recipe, got both 'resnet18' and 'resnet34'",
+            "expected one of NAME, --recipe, --backbone and --block, got 'resnet18' and 'resnet34'",
         ),
-        (["resnte18"], "Invalid value for MODEL: unknown backbone 'resnte18', did you mean 'resnet18'?"),
+        (["resnte18"], "for NAME: 'resnte18' is no backbone, no block and no saved folder, did you mean 'resnet18'?"),
+        (["cbamblock"], "for NAME: 'cbamblock' is no backbone, no block and no saved folder, did you mean 'CBAMBlock'?"),
+        (["--backbone", "resnte18"], "Invalid value for --backbone: unknown backbone 'resnte18', did you mean 'resnet18'?"),
+        (["--block", "sse"], "Invalid value for --block: unknown block 'sse', did you mean 'se'?"),
+        (["se", "--tree"], "--tree is for a model, and se is a block"),
+        (["se", "--patch", "x=wrap:se"], "--patch is for a model, and se is a block"),
         (
             ["./saved", "--num-classes", "3"],
             "--num-classes is for a backbone or recipe; the folder ./saved has weights and a head of its own",
@@ -191,3 +198,43 @@ def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     result = inspect("--plot", str(tmp_path / "x.png"))
     assert result.exit_code == 1
     assert "plots need matplotlib: pip install 'torchvision-customizer[plot]'" in result.stderr
+
+
+def test_block() -> None:
+    result = run("CBAMBlock")
+    assert result.exit_code == 0, result.stderr
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    for line in (
+        "cbam: Attention over channels and then over positions (CBAM).",
+        "category attention",
+        "aliases cbam_block, cbam_attention, CBAMBlock",
+        "paper https://arxiv.org/abs/1807.06521",
+        "channels int required",
+        "reduction int 16",
+        "activation str 'relu'",
+        "gives 2×32×5×7 for 2×32×5×7, and has 260 parameters",
+    ):
+        assert line in lines
+    assert run("--block", "cbam").stdout == result.stdout
+
+
+@pytest.mark.parametrize("name", registry.list())
+def test_every_block_has_an_example_that_runs(name: str) -> None:
+    """The line that is shown makes and runs the block, and gives what is said."""
+    result = run(name, "--json")
+    assert result.exit_code == 0, result.stderr
+    info = json.loads(result.stdout)
+    assert {"name", "category", "description", "aliases", "signature", "parameters", "paper", "tried"} <= info.keys()
+    assert info["description"] and "`" not in info["description"]
+    out = eval(info["tried"]["code"], {"torch": torch, "torchvision_customizer": tvc})
+    outputs = out if isinstance(out, tuple) else (out,)
+    assert [list(tensor.shape) for tensor in outputs] == info["tried"]["output_shapes"]
+
+
+def test_a_name_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = registry.names
+    monkeypatch.setattr(registry, "names", lambda category=None: {**names(category), "resnet18": "se"})
+    result = run("resnet18")
+    assert result.exit_code == 0
+    assert "resnet18: nothing is changed" in result.stdout
+    assert result.stderr == "resnet18 is a backbone and a block; this is the backbone, and --block resnet18 shows the block.\n"

@@ -30,11 +30,57 @@ def test_list_blocks() -> None:
 
 
 def test_list_blocks_of_a_category() -> None:
+    """Defect 28: with a category, version 2.1 made the list and printed nothing."""
+    names = registry.list("attention")
+    result = tvc("list-blocks", "--category", "attention")
+    assert result.exit_code == 0
+    assert f"attention ({len(names)})" in result.output and all(f" {name} " in result.output for name in names)
+    assert "Blocks (" in result.output and " mish " not in result.output
     result = tvc("list-blocks", "--category", "attention", "--json")
-    assert {block["category"] for block in json.loads(result.output)} == {"attention"}
+    assert [block["name"] for block in json.loads(result.output)] == names
     result = tvc("list-blocks", "--category", "atention")
     assert result.exit_code == 1
     assert "did you mean 'attention'?" in result.stderr
+
+
+def test_list_blocks_filtered() -> None:
+    def found(*args: str) -> list[str]:
+        return [block["name"] for block in json.loads(tvc("list-blocks", "--json", *args).output)]
+
+    assert {"bottleneck", "wide_bottleneck"} <= set(found("--filter", "bottleneck"))
+    assert "se" in found("--filter", "seblock"), "by an alias, and case does not count"
+    assert "cbam" in found("--filter", "positions (cbam)"), "by the description"
+    names = {known for known, name in registry.names().items() if known.endswith("_norm")}
+    assert set(found("--filter", "*_norm")) == {registry.canonical_name(name) for name in names}
+    names = found("--filter", "conv", "--category", "block")
+    assert "coord_conv" in names and set(names) < set(found("--filter", "conv"))
+
+
+def test_list_blocks_that_match_nothing() -> None:
+    result = tvc("list-blocks", "--filter", "botleneck*")
+    assert result.exit_code == 1
+    assert "no block matches 'botleneck*', did you mean 'bottleneck'?" in result.stderr
+
+
+def test_list_blocks_says_all_of_each() -> None:
+    blocks = json.loads(tvc("list-blocks", "--json").output)
+    assert all(block.keys() == {"name", "category", "description", "aliases", "signature", "paper"} for block in blocks)
+    (block,) = [block for block in blocks if block["name"] == "se"]
+    assert block["signature"].startswith("SEBlock(channels: int, reduction: int = 16")
+    assert block["paper"] == "https://arxiv.org/abs/1709.01507" and "SEBlock" in block["aliases"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_list_blocks_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is wider than the terminal, and no name or address is broken."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = tvc("list-blocks").output.splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines)
+    words = {word for line in lines for word in line.split()}
+    for name in registry.list():
+        info = registry.info(name)
+        assert {name, *info["aliases"]} <= words
+        assert info["paper"] is None or info["paper"] in words
 
 
 def test_list_backbones() -> None:

@@ -339,3 +339,10 @@ def test_registry_blocks_script_in_a_model():
     model = (SimpleStem(8) >> registry.get("eca", channels=8) >> Head(2)).eval()
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(torch.jit.script(model)(x), model(x))
+
+
+def test_fuse_finds_tails_that_are_fused_as_written(recwarn):
+    model = (Stem(8) >> Stage(8, pattern="residual+se") >> Head(3)).eval()
+    report = tvc.fuse(model)
+    assert report.written == ("stages.0.0.attention", "stages.0.1.attention") and not report.untouched
+    assert report.summary() == "fused nothing, 2 tails fused as written" and not recwarn.list

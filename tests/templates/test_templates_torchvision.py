@@ -180,5 +180,5 @@ def test_weights_for_other_sizes_are_refused():
     message = r"this resnet18 differs from torchvision's in stages\[2\]\.blocks \(3 in place of 2\)"
     with pytest.raises(WeightsError, match=message):
         template.build(weights="DEFAULT")
-    with pytest.raises(WeightsError, match="this torchvision has no densenet264"):
+    with pytest.raises(WeightsError, match="torchvision has no densenet264, so that"):
         Template.densenet(264).build(weights="DEFAULT")

@@ -119,10 +119,11 @@ class Parts:
         """An attention of images, with ``reduction`` and ``activation`` where it has them, and the latter is one of its own."""
         if name is None or is_none(name):
             return nn.Identity()
-        usable = {alias: block for alias, block in registry.names("attention").items() if _takes_images(block)}
-        if name not in usable:
-            known = ", ".join(sorted({*usable.values()}))
-            raise ValueError(f"{self.block}: unknown attention '{name}'{nearest(str(name), usable)} (known: {known})")
+        known = registry.names("attention")
+        if name not in known or not _takes_images(known[name]):
+            usable = {alias: block for alias, block in known.items() if _takes_images(block)}
+            blocks = ", ".join(sorted({*usable.values()}))
+            raise ValueError(f"{self.block}: unknown attention '{name}'{nearest(str(name), usable)} (known: {blocks})")
         block = registry.get(name)
         accepted = registry.parameters_of(block) or {}
         settings = {"channels": channels, "reduction": reduction, **self._place()}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ._complete import complete_backbones, complete_recipes
+
 if TYPE_CHECKING:
     from ..compose import VisionModel
     from ..errors import PatchError
@@ -42,7 +44,14 @@ def build_options(command: F) -> F:
 
 def recipe_option(command: F) -> F:
     """Give a command the option ``recipe``."""
-    return click.option("--recipe", "--yaml", "-y", metavar="NAME|FILE", help="A shipped recipe, or a recipe's file.")(command)
+    return click.option(
+        "--recipe",
+        "--yaml",
+        "-y",
+        metavar="NAME|FILE",
+        shell_complete=complete_recipes,
+        help="A shipped recipe, or a recipe's file.",
+    )(command)
 
 
 def changes_option(command: F) -> F:
@@ -58,7 +67,9 @@ def model_options(command: F) -> F:
     They are the arguments of :func:`named_model`, under the same names: ``recipe``, ``changes``, ``backbone``, ``patch``,
     ``weights`` and ``num_classes``.
     """
-    backbone = click.option("--backbone", metavar="NAME", help="A torchvision classifier; see list-backbones.")
+    backbone = click.option(
+        "--backbone", metavar="NAME", shell_complete=complete_backbones, help="A torchvision classifier; see list-backbones."
+    )
     return recipe_option(changes_option(backbone(build_options(command))))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._complete import complete_backbones
 from ._model import as_hybrid, build_model, changes_option, named_model, recipe_option
 from ._output import json_option, print_json, print_table
 
@@ -104,7 +105,12 @@ def _names(table: str) -> F:
 )
 @recipe_option
 @changes_option
-@click.option("--backbone", metavar="NAME", help=f"The model; see list-backbones. [default: {BACKBONE}]")
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    shell_complete=complete_backbones,
+    help=f"The model; see list-backbones. [default: {BACKBONE}]",
+)
 @click.option("--patch", multiple=True, metavar="TARGET=OP:BLOCK", help=f"Repeatable. [default, without a recipe: {PATCH[0]}]")
 @click.option("--input-size", type=click.IntRange(min=1), help="Height and width of images. [default: the recipe's, else 224]")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ._complete import complete_models
 from ._model import is_folder, open_model, patch_option
 from ._output import json_option, print_json
 
@@ -13,8 +14,8 @@ from ._output import json_option, print_json
     "classifier, or a folder that torchvision_customizer.save has written. Values are compared where both are folders: by a "
     "name alone, a model has no weights."
 )
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=complete_models)
+@click.argument("b", shell_complete=complete_models)
 @patch_option
 @click.option("--tree", is_flag=True, help="Print the branches that differ as a tree.")
 @json_option

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import as_hybrid, build_model, is_folder, model_options, named_model, open_model
+from ._block import show_block
+from ._complete import complete_blocks, complete_models_and_blocks
+from ._model import as_hybrid, is_folder, model_options, named_model, open_model
 from ._output import console, json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    help="Show what a model is made of, what patches change in it, and what they cost in parameters and FLOPs. MODEL is the "
-    "name of a torchvision classifier, or a folder that torchvision_customizer.save has written."
+    help="Show what a model is made of, what patches change in it, and what they cost in parameters and FLOPs; or what a block "
+    "takes and gives. NAME is a torchvision classifier, a folder that torchvision_customizer.save has written, or a block."
 )
-@click.argument("model", required=False)
+@click.argument("model", required=False, metavar="[NAME]", shell_complete=complete_models_and_blocks)
+@click.option("--block", metavar="NAME", shell_complete=complete_blocks, help="A block, in place of NAME; see list-blocks.")
 @model_options
 @click.option("--tree", is_flag=True, help="Print all modules as a tree, and where in its blocks a patch can go.")
 @click.option("--depth", type=click.IntRange(min=1), default=3, show_default=True, help="Levels of modules in the tree.")
@@ -37,6 +40,7 @@ def inspect(
     recipe: str | None,
     changes: tuple[str, ...],
     backbone: str | None,
+    block: str | None,
     patch: tuple[str, ...],
     weights: str | None,
     num_classes: int | None,
@@ -45,6 +49,23 @@ def inspect(
     plot: Path | None,
     as_json: bool,
 ) -> None:
+    given = [name for name in (model, recipe, backbone, block) if name is not None]
+    if len(given) != 1:
+        got = " and ".join(f"'{name}'" for name in given) or "none"
+        raise click.UsageError(f"expected one of NAME, --recipe, --backbone and --block, got {got}")
+    if model is not None and not is_folder(model):
+        backbone, block = _kind_of(model)
+    if block is not None:
+        options: dict[str, Any] = {"--set": changes, "--patch": patch, "--weights": weights, "--num-classes": num_classes}
+        options |= {"--tree": tree, "--plot": plot}
+        wrong = next((option for option, value in options.items() if value not in (None, (), False)), None)
+        if wrong is not None:
+            raise click.UsageError(f"{wrong} is for a model, and {block} is a block")
+        try:
+            show_block(block, as_json)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--block") from error
+        return
     source, made = _make(model, recipe, changes, backbone, patch, weights, num_classes)
     report = made.report
     parts = _parts(made, report)
@@ -90,23 +111,34 @@ def _make(
     num_classes: int | None,
 ) -> tuple[str, HybridModel]:
     """What the model is named by, and the model."""
-    given = [name for name in (model, backbone, recipe) if name is not None]
-    if len(given) != 1:
-        got = "both " + " and ".join(f"'{name}'" for name in given) if given else "none of them"
-        raise click.UsageError(f"expected one of MODEL, --backbone and --recipe, got {got}")
-    if model is None or not is_folder(model):
-        if model is not None:
-            if changes:
-                raise click.UsageError("--set changes fields of a recipe, and there is none; name one with --recipe")
-            return model, build_model(model, patch, weights, num_classes, hint="MODEL")
+    name = backbone or recipe
+    if name is not None:
         made, read = named_model(recipe, changes, backbone, patch, weights, num_classes, random_weights=True)
-        return given[0], as_hybrid(made, None if read is None else read.input_shape)
+        return name, as_hybrid(made, None if read is None else read.input_shape)
+    assert model is not None
     for option, value in (("--weights", weights), ("--num-classes", num_classes), ("--set", changes or None)):
         if value is not None:
             raise click.UsageError(
                 f"{option} is for a backbone or recipe; the folder {model} has weights and a head of its own"
             )
     return model, as_hybrid(open_model(model, patch), None)
+
+
+def _kind_of(name: str) -> tuple[str | None, str | None]:
+    """A name as that of a backbone or of a block; of both as that of the backbone, which is said."""
+    from .. import registry
+    from ..errors import nearest
+    from ..hybrid.backbones import list_backbones
+
+    backbones, blocks = list_backbones(), registry.names()
+    if name.lower() in backbones:
+        if name in blocks:
+            click.echo(f"{name} is a backbone and a block; this is the backbone, and --block {name} shows the block.", err=True)
+        return name, None
+    if name in blocks:
+        return None, name
+    hint = nearest(name, [*backbones, *blocks]) or " (tvc list-backbones and tvc list-blocks show them)"
+    raise click.BadParameter(f"'{name}' is no backbone, no block and no saved folder{hint}", param_hint="NAME")
 
 
 def _outline(model: HybridModel, depth: int) -> ModuleOutline:

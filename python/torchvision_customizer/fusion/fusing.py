@@ -73,12 +73,12 @@ def fuse(model: nn.Module, inference: bool = False, example_input: Tensor | None
     replaced = [block for block in replaced if block.module not in known]
     if inference:
         mark_overwriting(model)
-    tails, not_fused, opened = fuse_tails(model, blocks, state["tails"])
+    tails, not_fused, opened, written = fuse_tails(model, blocks, state["tails"])
     state["opened"] = (*state["opened"], *opened)
     if state["tails"] or state["folds"]:
         vars(model)[STATE] = state
-    report = FuseReport(tuple(replaced), tuple(tails), tuple(norms), (*not_replaced, *not_fused, *untouched))
-    if not (report.fused or report.norms or already):
+    report = FuseReport(tuple(replaced), tuple(tails), tuple(norms), (*not_replaced, *not_fused, *untouched), tuple(written))
+    if not (report.fused or report.norms or report.written or already):
         warnings.warn(f"fuse: {report.summary()}", stacklevel=2)
     return report
 

@@ -41,12 +41,16 @@ class Untouched:
 
 @dataclass(frozen=True)
 class FuseReport:
-    """What :func:`fuse` did: the places that it changed by this call, and those it left as they were."""
+    """What :func:`fuse` did: the places that it changed by this call, and those it left as they were.
+
+    ``written`` are modules of our own residual blocks, which take the tail as they are.
+    """
 
     blocks: tuple[FusedBlock, ...] = ()
     tails: tuple[FusedTail, ...] = ()
     norms: tuple[FoldedNorm, ...] = ()
     untouched: tuple[Untouched, ...] = ()
+    written: tuple[str, ...] = ()
 
     @property
     def fused(self) -> tuple[FusedBlock | FusedTail, ...]:
@@ -55,12 +59,14 @@ class FuseReport:
 
     def summary(self) -> str:
         """A line for what was done, one for each kind of block, and one for each place that was left."""
-        if not (self.fused or self.norms or self.untouched):
+        if not (self.fused or self.norms or self.untouched or self.written):
             return (
                 "nothing to fuse: the model has no block that fuse knows (such as SEBlock or torchvision's SqueezeExcitation)"
             )
         counts = (("fused", self.blocks, "block"), ("fused", self.tails, "tail"), ("folded", self.norms, "norm"))
         done = [f"{verb} {_count(places, what)}" for verb, places, what in counts if places] or ["fused nothing"]
+        if self.written:
+            done.append(f"{_count(self.written, 'tail')} fused as written")
         if self.untouched:
             done.append(f"left {_count(self.untouched, 'place')}")
         lines = [", ".join(done)]

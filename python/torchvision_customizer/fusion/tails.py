@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ..blocks._parts import takes_tail
+from ..blocks._parts import Residual, takes_tail
 from ..hybrid.model import HybridModel
 from ..hybrid.opened import OpenedBlock
 from ..hybrid.places import NoPlace, graph_of
@@ -124,7 +124,7 @@ def _is_of_torch(block: nn.Module) -> bool:
 
 def fuse_tails(
     model: nn.Module, blocks: Sequence[Opened], tails: dict[str, tuple[Tail, ...]]
-) -> tuple[list[FusedTail], list[Untouched], list[str]]:
+) -> tuple[list[FusedTail], list[Untouched], list[str], list[str]]:
     """Fuse what can be fused, in place.
 
     Args:
@@ -133,9 +133,10 @@ def fuse_tails(
         tails: the fused tails of each block, by path, in the order of its graph; those of this call come in.
 
     Returns:
-        The fused tails; those that are not, with the reason; and the paths of the blocks that were opened for it.
+        The fused tails; those that are not, with the reason; the paths of the blocks that were opened for it; and those of
+        modules that take a tail in the block's own forward.
     """
-    fused, untouched, opened, reached = [], [], [], set()
+    fused, untouched, opened, written, reached = [], [], [], [], set()
     names = [module for _, module in model.named_modules(remove_duplicate=False)]
     for found in sorted(blocks, key=lambda found: found.path.count(".")):
         before = dict(zip(filter(_is_fused, found.graph.nodes), tails.get(found.path, ()), strict=True))
@@ -145,6 +146,9 @@ def fuse_tails(
             reached.add(id(module))
             if not takes_tail(module):
                 continue  # it stayed what it was, which the report says
+            if isinstance(found.block, Residual):
+                written.append(path)
+                continue
             try:
                 if found.is_draft and sum(other is found.block for other in names) > 1:
                     raise NotFusable("its block has several names in the model, and cannot be opened under one of them")
@@ -169,7 +173,7 @@ def fuse_tails(
     for path, child in model.named_modules():
         if takes_tail(child) and not isinstance(child, Fused) and id(child) not in reached:
             untouched.append(Untouched(path, "it is not called by the graph of a patched block"))
-    return fused, untouched, opened
+    return fused, untouched, opened, written
 
 
 def unfuse_tails(model: nn.Module, tails: dict[str, tuple[Tail, ...]], opened: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from .applying import apply, unpatch
 from .builder import HybridBuilder, create_hybrid
 from .calibration import calibrate
 from .diff import ModelDiff, diff
+from .extractor import BackboneInfo, extract_tiers, freeze_backbone, get_backbone_info, get_stage_channels, unfreeze_model
 from .finetuning import GradualUnfreezing, freeze, parameter_groups, unfreeze
 from .model import HybridModel
 from .opened import OpenedBlock
@@ -14,6 +15,7 @@ from .views import Stage
 from .weight_utils import WeightLoadingReport, match_state_dict, partial_load, transfer_weights
 
 __all__ = [
+    "BackboneInfo",
     "BuildReport",
     "GradualUnfreezing",
     "HybridBuilder",
@@ -27,7 +29,11 @@ __all__ = [
     "calibrate",
     "create_hybrid",
     "diff",
+    "extract_tiers",
     "freeze",
+    "freeze_backbone",
+    "get_backbone_info",
+    "get_stage_channels",
     "load",
     "match_state_dict",
     "parameter_groups",
@@ -36,5 +42,6 @@ __all__ = [
     "save",
     "transfer_weights",
     "unfreeze",
+    "unfreeze_model",
     "unpatch",
 ]

@@ -215,7 +215,7 @@ _VIEWS: dict[str, Callable[[HybridModel], Any]] = {
 }
 
 
-def stage_at(stages: tuple[Stage, ...], index: int) -> Stage:
+def stage_at(stages: tuple[Stage, ...], index: int, option: str = "unfreeze_stages") -> Stage:
     """The stage of an index, which may count from the end.
 
     Raises:
@@ -223,7 +223,7 @@ def stage_at(stages: tuple[Stage, ...], index: int) -> Stage:
     """
     if not -len(stages) <= index < len(stages):
         known = ", ".join(f"{number}: {stage.paths[0]}" for number, stage in enumerate(stages))
-        raise ValueError(f"unfreeze_stages: there is no stage {index} (stages: {known})")
+        raise ValueError(f"{option}: there is no stage {index} (stages: {known})")
     return stages[index]
 
 

@@ -34,9 +34,6 @@ from .replacing import Replacement, in_place_of
 from .report import Edit, Replaced
 from .target import resolve
 
-# The names under which blocks ask for the number of channels.
-_CHANNEL_PARAMETERS = ("channels", "in_channels", "out_channels", "dim", "num_features", "num_channels")
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -556,7 +553,7 @@ def _check_block(block: str, operation: Wrap) -> None:
 def _complete(name: str, operation: Wrap | Replace, channels: int) -> dict[str, Any]:
     """The arguments of a block: those given, the channels, and the way it starts."""
     accepted = registry.parameters_of(registry.get(name)) or {}
-    known: dict[str, Any] = {key: channels for key in _CHANNEL_PARAMETERS if key in accepted}
+    known: dict[str, Any] = {key: channels for key in registry.CHANNEL_PARAMETERS if key in accepted}
     if "init" in accepted and isinstance(operation, Wrap):
         known["init"] = operation.init
     return {**known, **operation.params}

@@ -50,6 +50,11 @@ def block_names() -> list[str]:
     return list(_by_name())
 
 
+def listed_blocks() -> dict[str, str]:
+    """The shipped blocks by the names that they are listed by, with their categories."""
+    return {name: facts["category"] for name, facts in _written()["blocks"].items()}
+
+
 def find_block(name: str) -> Block:
     """The block of a name that is one of ``block_names``."""
     if _is_loaded("blocks"):

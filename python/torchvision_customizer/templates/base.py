@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
-
-import torch
-from torch import nn
 
 from .. import registry
 from ..blocks._by_name import block_name
@@ -19,7 +16,8 @@ from ..hybrid import HybridBuilder, HybridModel, apply, plan
 from ..hybrid.heads import HeadSpec
 from ..hybrid.model import note
 from ..hybrid.weights import SUFFIXES, Weights
-from .parts import Attention, Changes, Head, Network, StagePlaces, check
+from .parts import Attention, Changes, Head, Network, check
+from .patching import patches_of
 
 T = TypeVar("T", bound="Callable[..., Template]")
 
@@ -53,6 +51,9 @@ class Template:
         super().__init_subclass__(**options)
         if "network_type" in vars(cls):
             _families[cls.network_type.family] = cls
+
+    def __init__(self) -> None:
+        raise TypeError("a template is made by Template.resnet, .vgg, .mobilenet, .densenet, .efficientnet or .from_name")
 
     def _start(self, name: str, network: Network) -> None:
         self.name, self.network = name, network
@@ -188,7 +189,7 @@ class Template:
 
     def add_attention(
         self,
-        attention_type: str = "se",
+        type: str = "se",
         after: str = "block",
         params: Mapping[str, Any] | None = None,
         init: str = "identity",
@@ -196,7 +197,7 @@ class Template:
         """Put an attention block into all stages, besides what is there.
 
         Args:
-            attention_type: of ``registry.list("attention")``, or an alias.
+            type: of ``registry.list("attention")``, or an alias.
             after: ``block``: into every block, at the end of its residual branch, or, where it adds nothing, at its own end
                 (in a VGG, whose stages are its blocks, before each pool); ``conv``: behind every convolution of space, which
                 those of 1×1 are not; ``stage``: once behind each stage.
@@ -206,9 +207,7 @@ class Template:
         Raises:
             ValueError: a name, place or argument that there is not, with the nearest one.
         """
-        attention = self._attention(
-            {"type": attention_type, "after": after, "params": dict(params or {}), "init": init}, self._family
-        )
+        attention = self._attention({"type": type, "after": after, "params": dict(params or {}), "init": init}, self._family)
         changes = (stage.model_copy(update={"attention": (*stage.attention, attention)}) for stage in self.stage_changes)
         return self._set(stage_changes=tuple(changes))
 
@@ -366,7 +365,7 @@ class Template:
             WeightsError: weights that cannot be found or read, or do not fit.
         """
         head = HeadSpec.checked(num_classes, self.head.dropout, self.head.hidden)
-        patches = self._patches()
+        patches = patches_of(self.network, self.changes, self.stage_changes)
         first = patches[0] if patches else {}
         name = self.torchvision_name
         if name is not None:
@@ -408,46 +407,8 @@ class Template:
         if weights is None or isinstance(weights, os.PathLike) or (isinstance(weights, str) and weights.endswith(SUFFIXES)):
             return None if weights is None else Path(weights)
         place = self.network.difference(_published(self._family, self.name)) if self.name in self.variants else None
-        differs = f"{self.name} differs from torchvision's in {place}" if place else f"torchvision has no {self.name}"
-        raise WeightsError(f"torchvision's weights are for its own networks, and this {differs}; use a file, or weights=None")
-
-    def _patches(self) -> list[dict[str, Any]]:
-        """What is changed by patches, as plans that follow each other: a stage may have another norm than the network has then.
-
-        What is put in goes with the last of them: it stands behind modules that make way.
-        """
-        everywhere, stages = self.changes, self.stage_changes
-        if everywhere == Changes() and all(stage == Changes() for stage in stages):
-            return []
-        with torch.device("meta"):
-            draft = dict(self.network.make().named_modules())
-        of_network: dict[str, list[Any]] = {}
-        for what in ("norm", "activation"):
-            wanted = getattr(everywhere, what)
-            for kind in self._kinds(what) if wanted is not None else ():
-                if not _is_kind(kind, wanted) and any(type(module).__name__ == kind for module in draft.values()):
-                    of_network[f"type:{kind}"] = [_replaced(wanted)]
-        of_stages: dict[str, list[Any]] = {}
-        for place, stage in zip(self.network.places(), stages, strict=True):
-            for what in ("norm", "activation"):
-                wanted, usual = getattr(stage, what), getattr(everywhere, what)
-                for path, module in draft.items() if wanted not in (None, usual) else ():
-                    kind = type(module).__name__
-                    # What is as published stays, unless the whole network has another.
-                    if place.holds(path) and kind in self._kinds(what) and not (usual is None and _is_kind(kind, wanted)):
-                        of_stages[path] = [_replaced(wanted)]
-        parts = [part for part in (of_network, of_stages) if part] or [{}]
-        for place, stage in zip(self.network.places(), stages, strict=True):
-            for attention in stage.attention:
-                for target, operation in _placed(attention, place, draft):
-                    parts[-1].setdefault(target, []).append(operation)
-        return [
-            {target: operations[0] if len(operations) == 1 else operations for target, operations in part.items()}
-            for part in parts
-        ]
-
-    def _kinds(self, what: str) -> tuple[str, ...]:
-        return ("BatchNorm2d",) if what == "norm" else self.network.activations
+        differs = f"this {self.name} differs from torchvision's in {place}" if place else f"torchvision has no {self.name}"
+        raise WeightsError(f"{differs}, so that its weights do not fit; give a file, or weights=None")
 
     # Small steps
 
@@ -476,6 +437,11 @@ class Template:
             known = ", ".join(registry.list("attention"))
             raise ValueError(f"{place}: '{name}' is no attention, but of the category {category} (attention: {known})")
         registry.check_parameters(name, attention.params)
+        given = {*registry.CHANNEL_PARAMETERS, *attention.params}
+        accepted = registry.parameters_of(registry.get(name)) or {}
+        missing = [key for key, parameter in accepted.items() if parameter.default is parameter.empty and key not in given]
+        if missing:
+            raise ValueError(f"{place}: '{name}' needs {', '.join(missing)}, which its place does not say; give it in params")
         return attention.model_copy(update={"type": name})
 
 
@@ -483,30 +449,6 @@ class Template:
 def _published(family: str, name: str) -> Network:
     """The network of a torchvision model."""
     return _families[family](**_families[family].variants[name]).network
-
-
-def _is_kind(kind: str, block: str) -> bool:
-    return registry.get(block).__name__ == kind
-
-
-def _replaced(block: str) -> dict[str, Any]:
-    return {"remove": True} if block == "identity" else {"replace": block}
-
-
-def _placed(attention: Attention, place: StagePlaces, draft: Mapping[str, nn.Module]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The patches that put a block into a stage, each as (its target, the operation)."""
-    spec: dict[str, Any] = {"type": attention.type}
-    spec |= {"params": attention.params} if attention.params else {}
-    spec |= {"init": attention.init} if attention.init != "identity" else {}
-    if attention.after == "stage" or (attention.after == "block" and place.at is None):
-        yield place.end, {"wrap": spec}
-    elif attention.after == "block":
-        for target in place.blocks:
-            yield target, {"inject": {**spec, "at": place.at}}
-    else:
-        for path, module in draft.items():
-            if place.holds(path) and isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
-                yield path, {"wrap": spec}
 
 
 def _in_words(values: Mapping[str, Any]) -> str:
