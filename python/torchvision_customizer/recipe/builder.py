@@ -56,6 +56,7 @@ def build_from_config(config: Mapping[str, Any]) -> HybridModel | VisionModel:
 
 
 def recipe_of(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
+    """A recipe by its plain values, its file, or its name."""
     if isinstance(recipe, Recipe):
         return recipe
     return Recipe.from_dict(recipe) if isinstance(recipe, Mapping) else Recipe.from_yaml(recipe)
@@ -129,7 +130,8 @@ def _of_template(config: BackboneRecipe, weights: Any, patches: Any, head: Mappi
     from ..templates import Template
 
     backbone = config.backbone
-    if weights not in (None, "DEFAULT"):
+    is_said = weights is not None and (weights != "DEFAULT" or "weights" in backbone.model_fields_set)
+    if is_said:
         raise ValueError(f"backbone.weights: a template has random weights, got {weights!r}; load a file into the model")
     try:
         template = Template.from_config({"name": backbone.name, **backbone.arguments})
