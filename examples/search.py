@@ -39,9 +39,10 @@ def search(trials: int = 20) -> list[tuple[float, float]]:
         chosen = {field: trial.suggest_categorical(field, values) for field, values in SPACE.ranges.items()}
         return score(SPACE.recipe(chosen))
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=optuna.samplers.NSGAIISampler(seed=0))
     study.optimize(objective, n_trials=trials)
-    return sorted((trial.values[0], trial.values[1]) for trial in study.best_trials)
+    return sorted({(trial.values[0], trial.values[1]) for trial in study.best_trials})
 
 
 def try_all() -> list[tuple[float, float]]:
