@@ -13,7 +13,8 @@ import torchvision_customizer as tvc
 from torchvision_customizer.compose import VisionModel
 from torchvision_customizer.hybrid import HybridModel
 from torchvision_customizer.recipe import Recipe, build_recipe, list_templates, load_yaml_config
-from torchvision_customizer.recipe.builder import try_recipe
+from torchvision_customizer.recipe.builder import ABOUT, try_recipe
+from torchvision_customizer.recipe.schema import ComposedRecipe
 from torchvision_customizer.recipe.sources import shipped_folder
 
 NAMES = list_templates()
@@ -93,3 +94,14 @@ def test_every_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)
+
+
+def test_a_saved_recipe_keeps_the_names_of_its_stages(tmp_path: Path) -> None:
+    """So that another can extend it, and change one of them."""
+    folder = tvc.save(build_recipe("cifar_se_resnet20"), tmp_path / "saved")
+    (folder / "child.yaml").write_text("extends: recipe.yaml\nstages: {coarse: {blocks: 1}}\n")
+    child = Recipe.from_yaml(folder / "child.yaml").config
+    assert isinstance(child, ComposedRecipe)
+    assert [stage.name for stage in child.stages] == ["fine", "middle", "coarse"]
+    assert sum(p.numel() for p in build_recipe(folder / "child.yaml").parameters()) < 272_474
+    assert tvc.load(folder).__dict__[ABOUT] == build_recipe("cifar_se_resnet20").__dict__[ABOUT]

@@ -76,6 +76,8 @@ def _composed_recipe(model: VisionModel) -> dict[str, Any]:
         if written["type"] == "transition":
             stage["pattern"] = "transition"
     about = dict(model.__dict__.get(ABOUT, {}))
+    names = about.pop("stages", {})
+    stages = [{"name": names[number], **stage} if number in names else stage for number, stage in enumerate(stages)]
     shape = about.pop("input_shape", [model.in_channels or 3, *DEFAULT_INPUT[1:]])
     return {**about, "input_shape": shape, "stem": parts["stem"], "stages": stages, "head": parts["head"]}
 

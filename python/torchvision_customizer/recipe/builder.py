@@ -152,7 +152,8 @@ def _composed(config: Any) -> VisionModel:
     stem = stems[config.stem.type].from_arguments({"in_channels": config.input_shape[0], **_arguments(config.stem)})
     stages = [_stage(stage) for stage in config.stages]
     model = compose.VisionModel(stem, stages, heads[config.head.type].from_arguments(_arguments(config.head)))
-    model.__dict__[ABOUT] = {**about(config), "input_shape": list(config.input_shape)}
+    names = {number: stage.name for number, stage in enumerate(config.stages) if getattr(stage, "name", None)}
+    model.__dict__[ABOUT] = {**about(config), "input_shape": list(config.input_shape), "stages": names}
     return model
 
 
