@@ -38,20 +38,7 @@ def main(environment: Path) -> int:
     preload = " ".join(_library(name) for name in ("libasan.so", "libstdc++.so.6"))
     sanitized = {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
     # Nothing is captured: who is ended by a sanitizer cannot print it afterwards.
-    tests = [
-        environment / "bin" / "python",
-        "-m",
-        "pytest",
-        "-q",
-        "-s",
-        "-n",
-        "2",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        SELECT,
-        "tests/ops",
-    ]
+    pytest = [environment / "bin" / "python", "-m", "pytest", "-q", "-s", "-n", "2", "-p", "no:cacheprovider"]
     return subprocess.run([*pytest, "-k", SELECT, "tests/ops"], cwd=ROOT, env=os.environ | sanitized).returncode
 
 
