@@ -29,8 +29,8 @@
 #define TVC_VECTOR_BYTES 16
 #endif
 
-// For loops over a few registers: left rolled, the compiler keeps the array in memory.
-#define TVC_UNROLL _Pragma("GCC unroll 8")
+// For loops over as many registers as kAccumulators at most: left rolled, the compiler keeps the array in memory.
+#define TVC_UNROLL _Pragma("GCC unroll 16")
 
 namespace tvc::TVC_ISA {
 

@@ -10,6 +10,7 @@ from zoo import (
     GIANTS,
     USUAL,
     every_backbone,
+    every_backbone_once,
     every_model,
     everywhere,
     fast_arguments,
@@ -104,7 +105,7 @@ def test_another_number_of_classes_trains(name):
         assert features(x[:1]).shape[0] == 1 and features(x[:1]).dim() == 2
 
 
-@every_backbone
+@every_backbone_once
 @torch.no_grad()
 def test_stages_are_a_pyramid(name):
     hybrid = trained(name)
@@ -140,7 +141,7 @@ def test_copies_files_and_scripts_agree(name, tmp_path):
         assert torch.equal(out if isinstance(out, torch.Tensor) else out[0], expected)
 
 
-@every_backbone
+@every_backbone_once
 @torch.no_grad()
 def test_fused_models_agree_and_are_unfused(name):
     hybrid = trained(name)

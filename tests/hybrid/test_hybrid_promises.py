@@ -115,8 +115,8 @@ def test_a_plain_state_dict_loads(build, name):
     ("name", "patches"),
     [
         pytest.param("resnet18", MIXED, id="resnet18-mixed"),
-        pytest.param("resnet50", SE_EVERYWHERE, id="resnet50-every"),
-        pytest.param("resnet18", SE_EVERYWHERE, id="resnet18-every", marks=pytest.mark.full),
+        pytest.param("resnet50", SE_EVERYWHERE, id="resnet50-every", marks=pytest.mark.full),
+        pytest.param("resnet18", SE_EVERYWHERE, id="resnet18-every"),
         pytest.param("resnet50", MIXED, id="resnet50-mixed", marks=pytest.mark.full),
         pytest.param("resnext50_32x4d", MIXED, id="resnext50-mixed", marks=pytest.mark.full),
         pytest.param("wide_resnet50_2", SE_EVERYWHERE, id="wide_resnet50-every", marks=pytest.mark.full),

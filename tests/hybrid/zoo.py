@@ -63,7 +63,10 @@ _BACKBONES = tuple(name for name in list_backbones() if name not in GIANTS)
 every_timm_model = over(*(f"timm/{name}" for name in TIMM))
 every_backbone = over(*_BACKBONES)
 every_model = over(*_BACKBONES, *(f"timm/{name}" for name in TIMM))
-one_of_each_family = over(*{models.get_model_builder(name).__module__: name for name in USUAL}.values(), usual=())
+_FIRST = tuple({models.get_model_builder(name).__module__: name for name in reversed(USUAL)}.values())
+one_of_each_family = over(*_FIRST, usual=())
+# The same, and all others in the full tier.
+every_backbone_once = over(*_BACKBONES, usual=_FIRST)
 
 
 def everywhere(block="se"):
