@@ -189,7 +189,10 @@ class TestCreateRecipe:
         assert result.exit_code == 1 and "did you mean 'mnist_net'" in result.stderr
         assert run("create-recipe", "-o", str(tmp_path / "x.yaml")).exit_code == 2
         assert run("create-recipe", "-t", "mnist_net").exit_code == 2
-        assert run("create-recipe", "-t", "mnist_net", "-o", str(tmp_path / "nowhere" / "x.yaml")).exit_code == 1
+        nowhere = tmp_path / "nowhere"
+        result = run("create-recipe", "-t", "mnist_net", "-o", str(nowhere / "x.yaml"))
+        assert result.exit_code == 1
+        assert f"{nowhere / 'x.yaml'} cannot be written: there is no folder {nowhere}\n" in result.stderr
 
     def test_by_asking(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.import_module("torchvision_customizer.cli.create_recipe"), "_is_terminal", lambda: True)
