@@ -82,16 +82,3 @@ def find_family(model: nn.Module) -> Family | None:
     """The family of a model, patched or not, or None where it is of none."""
     own = (base for base in type(model).__mro__ if base.__module__.startswith("torchvision.models."))
     return next((_BY_CLASS[base.__name__] for base in own if base.__name__ in _BY_CLASS), None)
-
-
-def family_of(model: nn.Module) -> Family:
-    """The family of a model, patched or not.
-
-    Raises:
-        ValueError: it is of none.
-    """
-    family = find_family(model)
-    if family is None:
-        known = ", ".join(family.class_name for family in FAMILIES)
-        raise ValueError(f"the stages and the head of a {type(model).__name__} are not known (those of {known} are)")
-    return family
