@@ -41,7 +41,7 @@ assert len(tvc.fuse(model).fused) == 8
 x = torch.randn(2, 3, 64, 64)
 with torch.no_grad():
     assert torch.equal(plain(x), model(x))
-tvc.export(model, "model.pt", example_input=x)
+tvc.export(model, "model.pt", example_input=x, fused=sys.argv[1] == "native")
 tvc.load(tvc.save(tvc.build_recipe("mnist_net"), "mnist"))
 print("patched, fused, exported and verified")
 """
