@@ -12,6 +12,7 @@ from zoo import (
     every_backbone,
     every_backbone_once,
     every_model,
+    every_model_traced,
     everywhere,
     fast_arguments,
     images,
@@ -122,7 +123,7 @@ def test_stages_are_a_pyramid(name):
     assert parts and torch.equal(hybrid.get_stage_outputs(x)[-1], hybrid.forward_features(x))
 
 
-@every_model
+@every_model_traced
 @torch.no_grad()
 def test_copies_files_and_scripts_agree(name, tmp_path):
     hybrid = trained(name)
@@ -155,7 +156,7 @@ def test_fused_models_agree_and_are_unfused(name):
         assert torch.equal(hybrid(x), expected)
 
 
-@every_model
+@every_model_traced
 @torch.no_grad()
 def test_exported_programs_agree(name):
     hybrid = trained(name)
@@ -165,7 +166,7 @@ def test_exported_programs_agree(name):
     torch.testing.assert_close(program.module()(more), hybrid(more))
 
 
-@every_model
+@every_model_traced
 @torch.no_grad()
 def test_compiled_models_agree(name):
     hybrid = trained(name)
