@@ -1,4 +1,4 @@
-# make demo, test, test-all, lint, build, sanitize, wheel. Everything happens in .venv, with the versions of constraints.txt.
+# make demo, test, test-all, lint, docs, build, sanitize, wheel. Everything happens in .venv, with the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint build sanitize wheel clean
+.PHONY: demo test test-all lint docs build sanitize wheel clean
 
 demo: build
 	$(BIN)/python examples/demo.py
@@ -25,12 +25,17 @@ lint: build
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
 	$(BIN)/mypy
 
+# The site, in build/site; strictly, and without a network.
+docs: build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # What is installed stays until what it is made of changes.
 $(VENV)/installed: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch
 	$(PIP) install -c constraints.txt torchvision scikit-build-core pybind11 ninja cmake pyyaml click rich pydantic safetensors \
-	  timm pytest pytest-benchmark pytest-xdist hypothesis matplotlib optuna ruff mypy types-PyYAML clang-format torch-abi-audit
+	  timm pytest pytest-benchmark pytest-xdist hypothesis matplotlib optuna ruff mypy types-PyYAML clang-format torch-abi-audit \
+	  sybil mkdocs-material 'mkdocstrings[python]' playwright
 	touch $@
 
 # Native files are built once, in build/native, for the editable installation and for the wheel. No build isolation: it would
