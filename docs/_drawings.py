@@ -1,5 +1,5 @@
-"""Drawings as SVG, made from the library itself: blocks from their graphs, activations from their values, models as ``tvc inspect --plot``
-draws them, and the package from its own imports.
+"""Drawings as SVG, made from the library itself: blocks from their graphs, activations from their values, models as
+``tvc inspect --plot`` draws them, and the package from its own imports.
 
 Inline drawings take the colours of the page, light or dark.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -53,7 +53,7 @@ _FUNCTIONS = {"iadd": "add", "imul": "mul", "getitem": "", "matmul": "@", "trued
 
 
 def graph(block: nn.Module) -> str:
-    """What a block computes: its children and functions, one row after what they need; nothing where there is no graph to show."""
+    """What a block computes: its children and functions, each below what it needs; nothing where there is no graph to show."""
     try:
         nodes = [node for node in graph_of(block).nodes if node.op != "get_attr"]
     except NoPlace:
@@ -111,9 +111,9 @@ def _edge(start: tuple[float, float], end: tuple[float, float], rows: int, width
         return (
             f'<path class="edge" d="M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {x1:.0f},{y1 - bend:.0f} {x1:.0f},{y1:.0f}"/>'
         )
-    side = width - 8  # around what stands between
-    y = y0 + 12
-    return f'<path class="edge" d="M{x0:.0f},{y0 - 12:.0f} C{side:.0f},{y0 - 12:.0f} {side:.0f},{y:.0f} {side:.0f},{(y0 + y1) / 2:.0f} C{side:.0f},{y1:.0f} {side:.0f},{y1 + 12:.0f} {x1 + 8:.0f},{y1 + 12:.0f}"/>'
+    side, middle = width - 8, (y0 + y1) / 2  # around what stands between
+    down = f"M{x0:.0f},{y0 - 12:.0f} C{side:.0f},{y0 - 12:.0f} {side:.0f},{y0 + 12:.0f} {side:.0f},{middle:.0f}"
+    return f'<path class="edge" d="{down} C{side:.0f},{y1:.0f} {side:.0f},{y1 + 12:.0f} {x1 + 8:.0f},{y1 + 12:.0f}"/>'
 
 
 def _node(place: tuple[float, float], width: float, label: str, kind: str) -> str:
@@ -126,7 +126,8 @@ def _node(place: tuple[float, float], width: float, label: str, kind: str) -> st
 
 def _svg(width: float, height: float, parts: Iterable[str], title: str, kind: str = "drawing") -> str:
     """One line, which Markdown leaves alone."""
-    head = f'<svg class="{kind}" role="img" aria-label="{escape(title)}" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" xmlns="http://www.w3.org/2000/svg">'
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
+    head = f'<svg class="{kind}" role="img" aria-label="{escape(title)}" {size} xmlns="http://www.w3.org/2000/svg">'
     return head + "".join(parts) + "</svg>"
 
 
@@ -140,7 +141,8 @@ def curve(activation: nn.Module) -> str:
     points = " ".join(
         f"{(a + 4) * 30:.1f},{(4 - b) * 15:.1f}" for a, b in zip(x.tolist(), y.clamp(-4, 4).tolist(), strict=True)
     )
-    axes = '<path class="axis" d="M0,60 H240 M120,0 V120"/><text class="small" x="4" y="72" style="text-anchor:start">-4</text><text class="small" x="236" y="72" style="text-anchor:end">4</text>'
+    ends = "".join(f'<text class="small" x="{x}" y="72">{end}</text>' for x, end in ((10, -4), (232, 4)))
+    axes = f'<path class="axis" d="M0,60 H240 M120,0 V120"/>{ends}'
     return _svg(
         240,
         120,

@@ -64,10 +64,10 @@ def _code(value: object) -> str:
 def blocks() -> str:
     parts = [
         "# Blocks",
-        f"All {len(registry.list())} registered blocks, from `torchvision_customizer.registry`: what a patch, a recipe, a stage or "
-        "`registry.get` can name. Where a block asks for nothing but channels, its cost is that of one sample of "
-        f"{_size(COST_SHAPE)}; else that of its example. Parameters are counted on the block, and FLOPs by torch's own counter, which counts "
-        "matrix products and convolutions (two a multiply-add).",
+        f"All {len(registry.list())} registered blocks, from `torchvision_customizer.registry`: what a patch, a recipe, a "
+        "stage or `registry.get` can name. Where a block asks for nothing but channels, its cost is that of one sample of "
+        f"{_size(COST_SHAPE)}; else that of its example. Parameters are counted on the block, and FLOPs by torch's own "
+        "counter, which counts matrix products and convolutions (two a multiply-add).",
         "```python\nimport torch\n\nfrom torchvision_customizer import registry\n```",
     ]
     for category in registry.categories():
@@ -150,8 +150,9 @@ _TITLES = {"": "Top level", "stages": "stages: one of the list"}
 def recipe_keys() -> str:
     parts = [
         "# Recipe keys",
-        "Every key that a recipe may have, from the typed models that read it (`recipe/schema.py`); `tvc schema` prints the same as a JSON "
-        "schema for editors. A key that is not here is an error. Types and defaults are as in Python; `None` is written `null`.",
+        "Every key that a recipe may have, from the typed models that read it (`recipe/schema.py`); `tvc schema` prints the "
+        "same as a JSON schema for editors. A key that is not here is an error. Types and defaults are as in Python; `None` is "
+        "written `null`.",
     ]
     for section, models in SECTIONS.items():
         parts.append(f"## {_TITLES.get(section, section)}")
@@ -197,7 +198,7 @@ def commands() -> str:
     context = click.Context(main, info_name="tvc")
     parts = [
         "# Commands",
-        "What `tvc COMMAND --help` says, of every command. Every one takes `--json`; exit code 0, 1 (it did not work) or 2 (wrong usage).",
+        "What `tvc COMMAND --help` says. Exit codes: 0, 1 (it did not work), 2 (wrong usage), 130 (interrupted).",
     ]
     parts.extend(_commands(main, context, "tvc"))
     return "\n\n".join(parts) + "\n"

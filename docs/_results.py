@@ -72,7 +72,7 @@ def page() -> str:
         body = "\n".join(f"    {line}" if line else "" for line in f"#### Measured on{numbers}".splitlines())
         name = title.lstrip("# ")
         parts.append(
-            f"## {name[0].upper()}{name[1:]} {{ #{folder}-{path.stem} }}\n\n`benchmarks/results/{folder}/{path.name}`\n\n{verdicts.strip()}"
+            "\n\n".join((f"## {name[0].upper()}{name[1:]}", f"`benchmarks/results/{folder}/{path.name}`", verdicts.strip()))
         )
         parts.append(f'??? note "The machine, and every number"\n\n{body}')
     return "\n\n".join(parts) + "\n"

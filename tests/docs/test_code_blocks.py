@@ -1,8 +1,8 @@
 """Every code block of the README, the documentation and the docstrings runs, page by page, as a reader would type it.
 
-Blocks of one page share their names and a folder. What a ``python`` or ``sh`` block prints is compared with the ``text`` block behind
-it, where there is one; ``...`` stands for anything. A ``yaml`` block is the file that its first line names. Blocks behind
-``<!-- skip: next if(not FULL, reason="...") -->`` wait for the full tier.
+Blocks of one page share their names and a folder. What a ``python`` or ``sh`` block prints is compared with the ``text`` block
+behind it, where there is one; ``...`` stands for anything. A ``yaml`` block is the file that its first line names. Blocks
+behind ``<!-- skip: next if(not FULL, reason="...") -->`` wait for the full tier.
 """
 
 from __future__ import annotations
