@@ -19,6 +19,7 @@ import unittest
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -70,6 +71,20 @@ def run_shell(example: Example) -> None:
     example.namespace["printed"] = "".join(printed)
 
 
+def check_usage(example: Example) -> None:
+    """Commands that take long, behind ``$``: that they take what they are given."""
+    for line in re.findall(r"^\$ tvc (.*)", example.parsed, re.MULTILINE):
+        command: click.Command = main
+        name, words = "tvc", shlex.split(line, comments=True)
+        context = click.Context(command, info_name=name)
+        while isinstance(command, click.Group):
+            name, *words = words
+            found = command.get_command(context, name)
+            assert found is not None, line
+            command = found
+        command.make_context(name, words, parent=context)
+
+
 def compare_output(example: Example) -> None:
     printed = example.namespace.pop("printed")
     if printed is None:
@@ -93,11 +108,12 @@ PAGES = Sybil(
         CodeBlockParser("sh", run_shell),
         CodeBlockParser("yaml", write_file),
         CodeBlockParser("text", compare_output),
+        CodeBlockParser("console", check_usage),
     ]
 )
 DOCSTRINGS = Sybil(parsers=[DocTestParser(optionflags=FLAGS)])
-# Languages of blocks that are shown and not run: C++ is built by tests/deploy, diffs and signatures are read.
-SHOWN = {"console", "cpp", "cmake", "diff", "json"}
+# Languages of blocks that are shown and not run here; C++ is built by tests/deploy.
+SHOWN = {"console", "cpp", "cmake"}
 
 
 def written_pages() -> Iterator[Path]:
@@ -146,12 +162,12 @@ needs_native = pytest.mark.skipif(
 
 
 @needs_native
-@pytest.mark.parametrize(("path", "full"), tiers())
+@pytest.mark.parametrize(("path", "full"), [*tiers()])
 def test_page(path: Path, full: bool) -> None:
     run(PAGES, path, FULL=full)
 
 
-@pytest.mark.parametrize("path", written_pages(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*written_pages()], ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_block_says_what_it_is(path: Path) -> None:
     fences = re.findall(r"^ *```(\S*)", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert {*fences[::2]} <= {"python", "sh", "yaml", "text", *SHOWN} and {*fences[1::2]} <= {""}
