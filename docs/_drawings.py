@@ -52,8 +52,21 @@ _ROW, _LETTER, _PAD = 40, 7.2, 14
 _FUNCTIONS = {"iadd": "add", "imul": "mul", "getitem": "", "matmul": "@", "truediv": "/", "sub": "-"}
 
 
+# Blocks that are one op: what happens in it.
+_FUSED = {
+    "SEBlock": "x -> mean: over positions, (N, C) -> fc1, activation: (N, C / reduction) -> fc2, gate: (N, C) -> x * gate: (N, C, *)",
+    "ECABlock": "x -> mean: over positions, (N, C) -> conv1d, gate: along the channels -> x * gate: (N, C, *)",
+    "CBAMBlock": "x -> mean and max: over positions, (N, C) -> mlp, gate: of both, added -> y = x * gate: (N, C, H, W) -> "
+    "mean and max: over channels, (N, 2, H, W) -> conv2d, gate: (N, 1, H, W) -> y * gate: (N, C, H, W)",
+    "GeM": "x -> max(x, eps) ^ p: (N, C, H, W) -> mean: over positions -> ^ (1 / p): (N, C, 1, 1)",
+    "DropPath": "x -> mask: one draw for each sample -> x * mask: divided by the probability to keep",
+}
+
+
 def graph(block: nn.Module) -> str:
     """What a block computes: its children and functions, each below what it needs; nothing where there is no graph to show."""
+    if (fused := _FUSED.get(type(block).__name__)) is not None:
+        return steps(fused)
     try:
         nodes = [node for node in graph_of(block).nodes if node.op != "get_attr"]
     except NoPlace:
@@ -182,7 +195,8 @@ def imports() -> dict[str, set[str]]:
 def structure(_: str) -> str:
     """The parts of the package in layers, with what each imports."""
     known = imports()
-    parts_there = [name for name in known if not name.startswith("_")]
+    there = (path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists())
+    parts_there = [name for name in there if not name.startswith("_")]
     layers = [[name for name in layer if name in parts_there] for layer in LAYERS]
     missing = set(parts_there) - {name for layer in layers for name in layer}
     assert not missing, f"docs/_drawings.py: LAYERS does not know {sorted(missing)}"
@@ -213,7 +227,7 @@ def steps(text: str) -> str:
     rows = [row.partition(": ") for row in text.split(" -> ")]
     letters = max(len(name) for name, _, _ in rows)
     left = _LETTER * letters + 40
-    width = left + 6.4 * max(len(about) for _, _, about in rows) + 10
+    width = left + 7 * max(len(about) for _, _, about in rows) + 10
     parts = []
     for index, (name, _, about) in enumerate(rows):
         y = 22 + index * _ROW

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ COST_SHAPE = (1, 256, 14, 14)  # of blocks that ask for nothing but channels
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [list(head), *(list(row) for row in rows)]
     lines.insert(1, [":--"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
+    # A bar within code is none of the table's.
+    cells = [[re.sub(r"(`[^`]*`)|\|", lambda m: m[1] or "\\|", cell).replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def _code(value: object) -> str:
@@ -110,7 +113,7 @@ def _block(name: str) -> str:
     block = kind(**arguments).eval()
     out = block(torch.randn(shape))
     first = out[0] if isinstance(out, tuple) else out
-    call = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in arguments.items())])
+    call = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
     call = f"registry.get({call})" + ("" if arguments else "()")
     size = ", ".join(map(str, shape))
     result = "block(x)[0]" if isinstance(out, tuple) else "block(x)"
@@ -120,8 +123,8 @@ def _block(name: str) -> str:
         parts.append(drawing)
     parameters = {key: text for key, text in info["parameters"].items() if key not in ("device", "dtype")}
     if parameters:
-        rows = [(_code(key), _code(text), described.get(key, "")) for key, text in parameters.items()]
-        parts.append(table(("argument", "type = default", "meaning"), rows))
+        rows = [(_code(key), _code(text), described.get(key, ""))[: 3 if own else 2] for key, text in parameters.items()]
+        parts.append(table(("argument", "type = default", "meaning")[: 3 if own else 2], rows))
     parts.append(f"```python\nblock = {call}\nx = torch.randn({size})\nprint(tuple({result}.shape))\n```")
     parts.append(f"```text\n{tuple(first.shape)}\n```")
     notes = [f"Also {', '.join(_code(alias) for alias in info['aliases'])}."]
@@ -294,14 +297,14 @@ def families(_: str) -> str:
 def block_types(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """The classes of a model's blocks, each with the path of the first one and its places."""
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    seen = set()
+    tried: Counter[str] = Counter()
     for path, module in without_memory(name, {}).named_modules():
-        kind = type(module)
-        if kind in seen or not path or not kind.__module__.startswith("torchvision"):
+        kind = type(module).__name__
+        if not path or kind in found or tried[kind] == 6 or not type(module).__module__.startswith("torchvision"):
             continue
-        seen.add(kind)
+        tried[kind] += 1  # the first block of a stage often has another shape, and adds nothing
         if places := places_of(module):
-            found[kind.__name__] = path, places
+            found[kind] = path, places
     return found
 
 

@@ -54,6 +54,27 @@ def _date(name: str) -> str:
     return found[1]
 
 
+def summary(name: str) -> str:
+    """How long each variant of a model takes, in times of the first one; what the README shows."""
+    rows: dict[str, dict[str, str]] = {}
+    for line in _section(name, "Models(?: of libraries)?").splitlines()[2:]:
+        if not line.startswith("|"):
+            continue
+        model, variant, _, _, ratio, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        rows.setdefault(model, {})[variant] = ratio
+    variants = [variant for variant, ratio in next(iter(rows.values())).items() if ratio and variant in _VARIANTS]
+    head = ("", *(_VARIANTS[variant] for variant in variants))
+    return _pages.table(head, [(model, *(ratios[variant] for variant in variants)) for model, ratios in rows.items()])
+
+
+_VARIANTS = {
+    "eager": "plain PyTorch",
+    "fused": "`fuse`",
+    "inference": "`fuse(inference=True)`",
+    "torchscript": "exported",
+}
+
+
 def plots() -> dict[str, Path]:
     return {f"results/{path.relative_to(RESULTS)}": path for path in sorted(RESULTS.glob("*/*.png"))}
 
