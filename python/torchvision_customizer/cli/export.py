@@ -126,8 +126,10 @@ def export(
     }
     # Of the recipe, what the chosen format has no option for is meant for another.
     foreign = {option for other in FORMATS.values() for option in other.options} - FORMATS[format].options
-    options = {key: said[key] for key in given if said.get(key) is not None and key not in foreign}
+    options: dict[str, Any] = {key: said[key] for key in given if said.get(key) is not None and key not in foreign}
     options |= {key: value for key, value in given.items() if value is not None}
+    if classes_file is not None:
+        options["classes"] = classes_file.read_text(encoding="utf-8").splitlines()
     channels, *size = known_shape(made)
     size = size if input_size is None else [input_size, input_size]
     parameter = next(made.parameters())
@@ -138,9 +140,8 @@ def export(
         output,
         format,
         example,
-        **options,
         preprocessing=_preprocessing(made, size[-1], mean, std, resize, no_preprocessing),
-        **({} if classes_file is None else {"classes": classes_file.read_text(encoding="utf-8").splitlines()}),
+        **options,
     )
     if as_json:
         print_json({"fused": None if tails is None else len(tails.fused), **_values(report)})

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @click.command(
     help="Show what a model is made of, what patches change in it, and what they cost in parameters and FLOPs; or what a block "
-    "takes and gives. NAME is a torchvision classifier, a folder that torchvision_customizer.save has written, a file that export "
-    "has written, or a block."
+    "takes and gives. NAME is a torchvision classifier, a folder that torchvision_customizer.save has written, a file that "
+    "export has written, or a block."
 )
 @click.argument("model", required=False, metavar="[NAME]", shell_complete=complete_models_and_blocks)
 @click.option("--block", metavar="NAME", shell_complete=complete_blocks, help="A block, in place of NAME; see list-blocks.")
