@@ -34,8 +34,7 @@ def write(model: nn.Module, path: Path, example: Tensor, options: ExportOptions)
             node.meta["stack_trace"] = _metadata.LOAD_FIRST
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # torch looks for a tensor that is all of its memory in one row, which a channels_last weight is not, and takes it all the
-        # same.
+        # torch misses a tensor that is its memory in one row where weights are channels_last, and takes them all the same.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group", category=UserWarning)
         torch.export.save(program, buffer, extra_files={_metadata.NAME: _metadata.describe("pt2", example, ops, options)})
     path.write_bytes(buffer.getbuffer())
