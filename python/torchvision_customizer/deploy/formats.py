@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .preprocessing import Preprocessing
 
-
 #: The options that not every format takes.
 OPTIONS = frozenset({"dynamic_batch", "opset"})
 
