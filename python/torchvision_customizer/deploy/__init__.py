@@ -1,6 +1,7 @@
 """Writing a model to a file that runs without this package, and proving that it gives the same numbers."""
 
 from .exporting import FORMATS, ExportReport, export
+from .onnx_translation import onnx_translation_table
 from .preprocessing import Preprocessing
 from .verification import TOLERANCES, Comparison, VerificationError, VerifyReport, verify
 
@@ -13,5 +14,6 @@ __all__ = [
     "VerificationError",
     "VerifyReport",
     "export",
+    "onnx_translation_table",
     "verify",
 ]
