@@ -1,6 +1,6 @@
 """What runs in the fresh process of :mod:`.verification` for an ONNX file: it imports onnxruntime and numpy, and no torch.
 
-Run by path, as ``python -I _fresh_onnx.py JOB.json``, with the job that ``_fresh_process.py`` gets; arrays come and go as ``.npz``.
+Run by path, as ``python -I _fresh_onnx.py JOB.json``, with the job of ``_fresh_process.py``; arrays come and go as ``.npz``.
 """
 
 from __future__ import annotations

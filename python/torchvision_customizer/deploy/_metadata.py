@@ -72,8 +72,8 @@ def read(path: Path) -> tuple[str, dict[str, Any] | None]:
     if first == _ONNX_BEGINS:
         from .onnx import metadata_of  # which imports this module for what it writes
 
-        text = metadata_of(path)
-        return "onnx", None if text is None else parse(path, text)
+        said = metadata_of(path)
+        return "onnx", None if said is None else parse(path, said)
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -1,6 +1,6 @@
 """ONNX: the format of onnxruntime, TensorRT, OpenVINO and others that run a model without torch.
 
-``import onnx`` is the package of that name here too: imports are absolute, and this module is ``torchvision_customizer.deploy.onnx``.
+``import onnx`` is the package of that name here too: imports are absolute, and this is ``torchvision_customizer.deploy.onnx``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from . import _metadata
 from .exported_program import ops_in, program_of
 from .formats import ExportOptions, Format
-from .onnx_translation import DEFAULT_OPSET, check_opset, need, onnx_translation_table
+from .onnx_translation import DEFAULT_OPSET, check_opset, need, onnx_translation_table, translated_ops
 
 #: What one file holds: ONNX is written as Protocol Buffers, whose messages end at 2 GiB.
 LIMIT = (1 << 31) - 1
@@ -65,7 +65,7 @@ def to_onnx(program: ExportedProgram, opset: int) -> Any:
         RuntimeError: ONNX has no operators for something in it, or not at this opset.
     """
     onnx, table = need("onnx", "export"), onnx_translation_table(opset)
-    unknown = set(ops_in(program)) - {overload.name() for overload in table}
+    unknown = set(ops_in(program)) - {f"tvc::{name}" for name in translated_ops()}
     if unknown:
         raise RuntimeError(f"export: ONNX has no translation of {', '.join(sorted(unknown))}; a portable file needs none")
     outputs = len(program.graph_signature.user_outputs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +25,8 @@ def onnx_translation_table(opset: int = LOWEST_OPSET) -> dict[Callable[..., Any]
 
         torch.onnx.export(model, (x,), "model.onnx", dynamo=True, custom_translation_table=onnx_translation_table())
 
-    The op stays whole until it is translated, so that squeeze-and-excitation is a ``GlobalAveragePool``, two ``Gemm`` with their
-    activations and a ``Mul``. Without the table, decompose the ops first; ``export(..., format="onnx")`` does either.
+    An op stays whole until it is translated: squeeze-and-excitation is a ``GlobalAveragePool``, two ``Gemm`` with their
+    activations, and a ``Mul``. Without the table, decompose the ops first; ``export(..., format="onnx")`` does either.
 
     Args:
         opset: the newest opset whose operators are used: that of the file, or an older one. From 20 on, GELU is one operator.
@@ -43,11 +42,12 @@ def onnx_translation_table(opset: int = LOWEST_OPSET) -> dict[Callable[..., Any]
     """
     check_opset(opset, "onnx_translation_table")
     in_onnx = _InOnnx(opset)
-    return {
-        ops.OPS[name].overload: _function(getattr(in_onnx, name))
-        for name, _ in inspect.getmembers(_InOnnx, inspect.isfunction)
-        if name in ops.OPS
-    }
+    return {ops.OPS[name].overload: _function(getattr(in_onnx, name)) for name in translated_ops()}
+
+
+def translated_ops() -> tuple[str, ...]:
+    """The names of the ops that :func:`onnx_translation_table` translates."""
+    return tuple(name for name in ops.OPS if name in vars(_InOnnx))
 
 
 def check_opset(opset: int, place: str) -> None:

@@ -1,4 +1,4 @@
-"""Prove that an exported file gives the numbers of the model it was made from, in a process that has only torch, or onnxruntime."""
+"""Prove that an exported file gives the numbers of its model, in a process that has only torch, or only onnxruntime."""
 
 from __future__ import annotations
 
@@ -233,7 +233,8 @@ def _send_arrays(batches: Sequence[Tensor], path: Path, name: str) -> None:
     if batches[0].dtype == torch.bfloat16:
         raise VerificationError(f"{name} cannot be verified: numpy, which onnxruntime takes its input from, has no bfloat16")
     with path.open("wb") as stream:
-        numpy.savez(stream, **{str(index): x.cpu().numpy() for index, x in enumerate(batches)})
+        arrays: Any = {str(index): x.cpu().numpy() for index, x in enumerate(batches)}
+        numpy.savez(stream, **arrays)
 
 
 def _receive_arrays(path: Path, count: int) -> list[list[list[Tensor]]]:
