@@ -19,6 +19,7 @@ NAME = "torchvision_customizer.json"
 LIBRARY = "libtvc_ops"
 # The number of the first field of ONNX's message, the version of its format. The others are archives, which begin with PK.
 _ONNX_BEGINS = b"\x08"
+LOAD_FIRST = f'the ops of tvc are in {LIBRARY}; load it first: torch.ops.load_library(".../{LIBRARY}.so")'
 #: Counts up when a reader of before would misunderstand a file.
 FILE_VERSION = 1
 
