@@ -17,7 +17,7 @@ from torch.export import Dim
 
 from torchvision_customizer import ops
 from torchvision_customizer.blocks import SEBlock
-from torchvision_customizer.deploy import VerificationError, export, onnx_translation_table, verify
+from torchvision_customizer.deploy import VerificationError, export, load_exported, onnx_translation_table, verify
 from torchvision_customizer.ops._math import ACTS, GATES, POSTS
 from torchvision_customizer.ops.cbam import cbam_apply, cbam_channels
 
@@ -270,6 +270,17 @@ def test_a_file_of_a_newer_version(tmp_path: Path, file: Path) -> None:
     onnx.save(proto, tmp_path / "model.onnx")
     with pytest.raises(ValueError, match=r"file version 2, .* update it"):
         verify(tmp_path / "model.onnx", with_se())
+
+
+def test_a_loaded_file_is_a_function_of_tensors(file: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(load_exported(file)(x), with_se()(x), atol=1e-6)
+
+
+def test_a_file_that_onnxruntime_cannot_load(tmp_path: Path) -> None:
+    export(with_se(), tmp_path / "model.onnx", "onnx", EXAMPLE, dtype="fp64", verify=False)
+    with pytest.raises(RuntimeError, match=r"model.onnx: onnxruntime cannot load it: .*NOT_IMPLEMENTED"):
+        load_exported(tmp_path / "model.onnx")
 
 
 def test_a_file_without_metadata_can_be_verified(tmp_path: Path, file: Path) -> None:

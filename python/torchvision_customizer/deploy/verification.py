@@ -151,7 +151,8 @@ def verify(
     else:
         batches = (("given", x) for x in ([inputs] if isinstance(inputs, Tensor) else inputs))
     # A file that says nothing about itself may need the ops: load them where they are to be had.
-    ops = tuple(OPS) if metadata is None and native_status().cpu_loaded else (metadata or {"ops": ()})["ops"]
+    unknown = metadata is None and format != "onnx" and native_status().cpu_loaded
+    ops = tuple(OPS) if unknown else (metadata or {"ops": ()})["ops"]
     libraries = native_libraries(ops, example.device, path.name)
     eager = in_form(model, dtype, options.channels_last)
     return compare(path, path, format, eager, batches, libraries, timeout)
