@@ -45,6 +45,8 @@ def load_onnx(path: Path) -> Callable[[Tensor], Any]:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
+    # Its threads would wait for the next call at full speed, and torch's would wait for them.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     refused = runtime.capi.onnxruntime_pybind11_state
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
