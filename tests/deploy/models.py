@@ -59,7 +59,7 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
         if hasattr(module, "gate") or hasattr(module, "fused_gate"):
             for parameter in module.parameters():
                 if not parameter.any():
-                    nn.init.normal_(parameter, std=0.1)
+                    nn.init.normal_(parameter, std=0.02)
         if isinstance(module, GeM):
             nn.init.constant_(module.p, 3.3)
     return model, torch.zeros(1, 3, size, size)

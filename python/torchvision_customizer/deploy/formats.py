@@ -40,7 +40,7 @@ class Format:
 
     Attributes:
         name: what ``export(format=…)`` calls it.
-        suffix: the usual end of a file's name.
+        suffix: the end that a file's name must have, where what loads it asks for one.
         fused: whether the ops are kept when nothing is said.
         options: names of the options that it takes besides those that every format takes.
         write: writes a model, which is in eval mode and nobody else's, to a path, given an example input and the options, and
@@ -49,7 +49,7 @@ class Format:
     """
 
     name: str
-    suffix: str
     fused: bool
-    options: frozenset[str] = frozenset()
     write: Callable[[nn.Module, Path, Tensor, ExportOptions], tuple[str, ...]]
+    suffix: str = ""
+    options: frozenset[str] = frozenset()

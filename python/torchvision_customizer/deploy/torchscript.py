@@ -99,4 +99,4 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-FORMAT = Format(name="torchscript", suffix=".pt", fused=True, write=write)
+FORMAT = Format(name="torchscript", fused=True, write=write)
