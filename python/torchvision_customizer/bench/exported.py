@@ -7,6 +7,7 @@ with as many threads as torch has, and give the same numbers before any is timed
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,9 +102,12 @@ class ExportedFile:
 
     def load(self) -> Callable[[Tensor], Any]:
         """The file as a function of a batch. TorchScript is frozen, as for any deployment."""
-        program = load_exported(self.path)
-        if isinstance(program, torch.jit.ScriptModule) and hasattr(program, "training"):  # which a frozen one has not
-            return torch.jit.freeze(program.eval())
+        with warnings.catch_warnings():
+            # TorchScript is on its way out of torch, and measured here as long as it is there.
+            warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+            program = load_exported(self.path)
+            if isinstance(program, torch.jit.ScriptModule) and hasattr(program, "training"):  # which a frozen one has not
+                return torch.jit.freeze(program.eval())
         return program
 
 

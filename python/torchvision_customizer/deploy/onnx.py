@@ -143,4 +143,4 @@ def _name_dimensions(proto: Any) -> None:
                 dimension.dim_param = pattern.sub(lambda found: names[found[0]], dimension.dim_param)
 
 
-FORMAT = Format(name="onnx", suffix=".onnx", fused=False, options=frozenset({"dynamic_batch", "opset"}), write=write)
+FORMAT = Format(name="onnx", fused=False, options=frozenset({"dynamic_batch", "opset"}), write=write)
