@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchvision_customizer import HybridBuilder, Recipe, build_recipe, fuse
+from torchvision_customizer import HybridBuilder, Recipe, build_recipe, calibrate, fuse
 from torchvision_customizer.blocks import GeM
 from torchvision_customizer.compose import Head, Stage, Stem, VisionModel
 
@@ -51,7 +51,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
-    """A model with random weights, of which no block is the identity; and an example input."""
+    """A model with random weights, of which no block is the identity; and an example input.
+
+    Norms have the statistics of noise, so that what goes through the model is neither next to nothing nor very much.
+    """
     torch.manual_seed(0)
     build, size = MODELS[name]
     model = build().eval()
@@ -59,7 +62,9 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
         if hasattr(module, "gate") or hasattr(module, "fused_gate"):
             for parameter in module.parameters():
                 if not parameter.any():
-                    nn.init.normal_(parameter, std=0.02)
+                    nn.init.normal_(parameter, std=0.1)
         if isinstance(module, GeM):
             nn.init.constant_(module.p, 3.3)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        calibrate(model, [torch.randn(8, 3, size, size)])
     return model, torch.zeros(1, 3, size, size)

@@ -243,7 +243,7 @@ def test_paths_that_cannot_be_written(tmp_path: Path, path: str, error: type[OSE
 
 def test_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="format must be one of torchscript, pt2, .*, got 'torchscrip', did you mean 'torchscript'"
+        ValueError, match=r"format must be one of torchscript, pt2, .*, got 'torchscrip', did you mean 'torchscript'"
     ):
         export(plain(), tmp_path / "model.pt", "torchscrip")
 

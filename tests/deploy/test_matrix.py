@@ -95,8 +95,8 @@ def main() -> None:
     lines = [
         "# Every format, fused and portable",
         "",
-        f"Largest absolute difference from eager in a fresh process, on noise and photographs in batches of 1, 2 and 5; {LIMIT:g} is",
-        "allowed. Models have random weights and small inputs (tests/deploy/models.py); `python tests/deploy/test_matrix.py`.",
+        "Largest absolute difference from eager in a fresh process, on noise and photographs in batches of 1, 2 and 5;",
+        f"{LIMIT:g} is allowed. Models have random weights and small inputs (tests/deploy/models.py).",
         "",
         f"- date: {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}",
         f"- versions: Python {platform.python_version()}, torch {torch.__version__}, on {platform.machine()}",

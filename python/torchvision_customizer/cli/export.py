@@ -109,6 +109,7 @@ def export(
 
     from ..deploy import FORMATS
     from ..deploy import export as write
+    from ..deploy.formats import OPTIONS
     from ..deploy.known import known_shape, said_in_recipe
     from ..fusion import fuse
 
@@ -125,7 +126,7 @@ def export(
         "verify": verified,
     }
     # Of the recipe, what the chosen format has no option for is meant for another.
-    foreign = {option for other in FORMATS.values() for option in other.options} - FORMATS[format].options
+    foreign = OPTIONS - FORMATS[format].options
     options: dict[str, Any] = {key: said[key] for key in given if said.get(key) is not None and key not in foreign}
     options |= {key: value for key, value in given.items() if value is not None}
     if classes_file is not None:

@@ -73,6 +73,9 @@ def _decompose(graph: Any, formulas: dict[str, Any]) -> None:
             formula = _formula(op.name.strip("_") if in_place else op.name, formulas)
             with graph.insert_point_guard(call):
                 results = graph.insertGraph(formula, list(call.inputs()))
+                if call.outputsSize() > 1:
+                    unpacked = graph.insertNode(graph.create("prim::TupleUnpack", results, call.outputsSize()))
+                    results = list(unpacked.outputs())
                 if in_place:
                     no_block = graph.insertConstant(False)
                     graph.insertNode(graph.create("aten::copy_", [next(call.inputs()), results[0], no_block], 1))
