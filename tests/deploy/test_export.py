@@ -222,7 +222,7 @@ def test_a_process_that_imports_us_is_found_out(tmp_path: Path) -> None:
         "runs": 1,
         "inputs": str(tmp_path / "inputs.pt"),
         "outputs": str(tmp_path / "outputs.pt"),
-        "torch_folder": str(Path(torch.__file__).parent.parent),
+        "folders": [str(Path(torch.__file__).parent.parent)],
         "forbidden": ["torch"],
     }
     (tmp_path / "job.json").write_text(json.dumps(job))

@@ -2,6 +2,7 @@
 
 from .exporting import FORMATS, ExportReport, export
 from .loading import load_exported, metadata_of
+from .onnx_translation import onnx_translation_table
 from .preprocessing import Preprocessing
 from .verification import TOLERANCES, Comparison, VerificationError, VerifyReport, verify
 
@@ -16,5 +17,6 @@ __all__ = [
     "export",
     "load_exported",
     "metadata_of",
+    "onnx_translation_table",
     "verify",
 ]

@@ -62,7 +62,7 @@ def main(job_path: str) -> None:
     with open(job_path, encoding="utf-8") as stream:
         job = json.load(stream)
     # An isolated interpreter does not see a user site or PYTHONPATH; torch may live there.
-    sys.path.append(job["torch_folder"])
+    sys.path += job["folders"]
     import torch
 
     for library in job["libraries"]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import nearest
 from ..fusion import fuse
-from . import aoti, exported_program, torchscript
+from . import aoti, exported_program, onnx, torchscript
 from .formats import ExportOptions, Format
 from .known import known_classes, known_preprocessing
 from .limits import why_not
@@ -24,7 +24,9 @@ from .verification import VerifyReport, compare, native_libraries
 from .verification_inputs import in_form, inputs_for, is_channels_last, like_example
 
 #: What :func:`export` can write, by name.
-FORMATS: dict[str, Format] = {format.name: format for format in (torchscript.FORMAT, exported_program.FORMAT, aoti.FORMAT)}
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (torchscript.FORMAT, exported_program.FORMAT, aoti.FORMAT, onnx.FORMAT)
+}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import _metadata
 from ._fresh_process import LOADERS
+from .onnx_translation import need
 from .verification import native_libraries
 
 
@@ -24,12 +25,40 @@ def load_exported(path: str | os.PathLike[str]) -> Callable[[Tensor], Any]:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no exported model, is damaged, or is of a newer version.
+        ImportError: it is an ONNX file, and onnx or onnxruntime is not installed; the message says what to install.
         RuntimeError: it calls ``tvc`` ops, and the native library is not in use here; or torch cannot load it.
     """
     path = Path(path)
     format, metadata = _metadata.read(path)
     native_libraries((metadata or {"ops": ()})["ops"], torch.device("cpu"), str(path))
-    return LOADERS[format](str(path))
+    return load_onnx(path) if format == "onnx" else LOADERS[format](str(path))
+
+
+def load_onnx(path: Path) -> Callable[[Tensor], Any]:
+    """An ONNX file in onnxruntime on the CPU, with as many threads as torch has now, as a function of a torch tensor.
+
+    Raises:
+        ImportError: onnxruntime is not installed; the message says what to install.
+        RuntimeError: onnxruntime cannot load it.
+    """
+    runtime = need("onnxruntime", str(path))
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    # Its threads would wait for the next call at full speed, and torch's would wait for them.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    refused = runtime.capi.onnxruntime_pybind11_state
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (refused.Fail, refused.InvalidGraph, refused.InvalidProtobuf, refused.NotImplemented) as error:
+        raise RuntimeError(f"{path}: onnxruntime cannot load it: {error}") from error
+    (name,) = (value.name for value in session.get_inputs())
+
+    def run(x: Tensor) -> Any:
+        results = [torch.from_numpy(array) for array in session.run(None, {name: x.numpy()})]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    return run
 
 
 def metadata_of(path: str | os.PathLike[str]) -> dict[str, Any]:
