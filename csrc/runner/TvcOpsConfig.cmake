@@ -67,7 +67,7 @@ folder that has them: an unpacked LibTorch, or what `python -c 'import torch; pr
       PROPERTIES
         INTERFACE_LINK_LIBRARIES
         "-Wl,--push-state,--no-as-needed,\"${_tvc_torch}/lib/libtorch.so\",--pop-state;${_tvc_torch}/lib/libtorch_cpu.so;${_tvc_torch}/lib/libc10.so"
-        INTERFACE_SYSTEM_INCLUDE_DIRECTORIES "${_tvc_torch}/include;${_tvc_torch}/include/torch/csrc/api/include"
+        INTERFACE_INCLUDE_DIRECTORIES "${_tvc_torch}/include;${_tvc_torch}/include/torch/csrc/api/include"
         # From 2.13 on torch's headers use it.
         INTERFACE_COMPILE_FEATURES cxx_std_20)
   endif()
