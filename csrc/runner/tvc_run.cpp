@@ -21,10 +21,12 @@
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -155,8 +157,8 @@ struct Metadata {
 std::string sizes(c10::IntArrayRef shape) {
   std::string out;
   for (const int64_t size : shape)
-    out += (out.empty() ? "" : " x ") + (size < 0 ? "any" : std::to_string(size));
-  return out;
+    out += (out.empty() ? "" : ", ") + (size < 0 ? "any" : std::to_string(size));
+  return "(" + out + ")";
 }
 
 std::vector<double> numbers(const Json& value) {
@@ -194,16 +196,16 @@ void read_known(const Json& json, Metadata& metadata) {
                                          numbers(steps["std"])};
   const Preprocessing& p = *metadata.preprocessing;
   const bool known = p.interpolation == "bilinear" || p.interpolation == "bicubic" || p.interpolation == "nearest";
-  if (!known || p.resize < 1 || p.crop < 1 || p.mean.size() != 3 || p.std.size() != 3) {
+  if (!known || p.resize < 1 || p.crop < 1 || p.mean.empty() || p.mean.size() != p.std.size()) {
     throw std::runtime_error("its preprocessing is not complete");
   }
 }
 
 // The first sentence of an error of torch, without the place in torch's source.
-std::string brief(const c10::Error& error) {
-  std::string text = error.what_without_backtrace();
-  const size_t line = text.find('\n');
-  return line == std::string::npos ? text : text.substr(0, line);
+std::string brief(const std::exception& error) {
+  const auto* from_torch = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = from_torch ? from_torch->what_without_backtrace() : error.what();
+  return text.substr(0, std::min(text.find('\n'), text.find(". ")));
 }
 
 Metadata read_metadata(const std::string& path) {
@@ -272,15 +274,14 @@ Model load(const std::string& path, const Metadata& metadata) {
     module->eval();
     return [module, path](const at::Tensor& x) { return first_tensor(module->forward({x}), path); };
   } catch (const std::exception& error) {
-    const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-    throw Failure("torch " TORCH_VERSION " cannot load " + path + ": " + (torch_error ? brief(*torch_error) : error.what()));
+    throw Failure("torch " TORCH_VERSION " cannot load " + path + ": " + brief(error));
   }
 }
 
 // ---- inputs ----
 
 // Exactly what torchvision's ImageClassification does to a tensor of uint8: the same kernels, and the resized image is rounded
-// to uint8 before it is normalised. `image` is (N, 3, H, W).
+// to uint8 before it is normalised. `image` is (N, C, H, W).
 at::Tensor preprocess(at::Tensor image, const Preprocessing& steps) {
   const int64_t height = image.size(2), width = image.size(3);
   const int64_t shorter = std::min(height, width);
@@ -364,8 +365,11 @@ at::Tensor read_input(const std::string& path, const Options& options, const Met
       throw Failure(options.model + " does not say how images are pre-processed: give a tensor of floats instead of " + path +
                     ", or export the model with its pre-processing");
     }
-    if (x.size(1) != 3)
-      throw Failure(path + " has " + std::to_string(x.size(1)) + " channels, and an image has 3");
+    const size_t channels = metadata.preprocessing->mean.size();
+    if (x.size(1) != static_cast<int64_t>(channels)) {
+      throw Failure(path + " has " + std::to_string(x.size(1)) + " channels, and " + options.model + " takes images of " +
+                    std::to_string(channels));
+    }
     if (x.size(2) == 0 || x.size(3) == 0)
       throw Failure(path + " is an image without pixels");
     x = preprocess(x, *metadata.preprocessing);
@@ -552,6 +556,8 @@ void write_outputs(const std::string& path, const std::vector<Result>& results) 
 void tvc_run(const Options& options) {
   if (options.threads > 0)
     at::set_num_threads(options.threads);
+  if (std::filesystem::is_directory(options.model))
+    throw Failure(options.model + " is a folder");
   if (!std::ifstream(options.model))
     throw Failure("cannot read " + options.model + ": " + std::strerror(errno));
   const Metadata metadata = read_metadata(options.model);

@@ -9,9 +9,9 @@
 #include <png.h>
 #include <torch/script.h>
 
+#include <cmath>
 #include <cstdio>
 #include <iostream>
-#include <vector>
 
 // (1, 3, H, W), uint8
 at::Tensor read_png(const char* path) {
@@ -27,10 +27,12 @@ at::Tensor read_png(const char* path) {
 // As torchvision's ImageNet models want it: the short side 256 pixels, the middle 224 x 224, mean and deviation of ImageNet.
 at::Tensor preprocess(const at::Tensor& image) {
   const int64_t h = image.size(2), w = image.size(3), size = 256, crop = 224;
-  const std::vector<int64_t> target{h <= w ? size : size * h / w, h <= w ? size * w / h : size};
+  const int64_t target[] = {h <= w ? size : size * h / w, h <= w ? size * w / h : size};
   at::Tensor x = at::_upsample_bilinear2d_aa(image.to(at::kFloat), target, /*align_corners=*/false).round();
   x = x.narrow(2, std::lround((target[0] - crop) / 2.0), crop).narrow(3, std::lround((target[1] - crop) / 2.0), crop) / 255;
-  return (x - at::tensor({0.485, 0.456, 0.406}).view({3, 1, 1})) / at::tensor({0.229, 0.224, 0.225}).view({3, 1, 1});
+  const at::Tensor mean = at::tensor({0.485f, 0.456f, 0.406f}).view({3, 1, 1});
+  const at::Tensor deviation = at::tensor({0.229f, 0.224f, 0.225f}).view({3, 1, 1});
+  return (x - mean) / deviation;
 }
 
 int main(int argc, char** argv) try {
@@ -43,7 +45,7 @@ int main(int argc, char** argv) try {
     std::printf("%4ld  %.9g\n", classes[0][i].item<long>(), scores[0][i].item<double>());
   }
   return 0;
-} catch (const c10::Error& error) {
-  std::cerr << error.what_without_backtrace() << "\n";
+} catch (const std::exception& error) {
+  std::cerr << error.what() << "\n";
   return 1;
 }
