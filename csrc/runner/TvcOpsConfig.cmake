@@ -94,11 +94,14 @@ endif()
 # ---- the ops ----
 
 if(NOT TARGET TvcOps::ops)
+  # libtvc_ops.so has no rpath of its own, and an executable's RUNPATH is not searched for what its libraries need: so the
+  # executable itself names libtorch_cpu.so too, also where it calls nothing of it.
   add_library(TvcOps::ops INTERFACE IMPORTED)
   set_target_properties(
     TvcOps::ops
-    PROPERTIES INTERFACE_LINK_LIBRARIES
-               "-Wl,--push-state,--no-as-needed,\"${TvcOps_LIBRARY}\",--pop-state;${TvcOps_LIBRARY};TvcOps::torch")
+    PROPERTIES
+      INTERFACE_LINK_LIBRARIES
+      "-Wl,--push-state,--no-as-needed,\"${TvcOps_LIBRARY}\",\"${_tvc_torch}/lib/libtorch_cpu.so\",--pop-state;${TvcOps_LIBRARY};TvcOps::torch")
 endif()
 
 set(TvcOps_CUDA_LIBRARY "${_tvc_folder}/libtvc_ops_cuda.so")

@@ -355,10 +355,14 @@ at::Tensor read_tensor(const std::string& path) {
 
 at::Tensor read_input(const std::string& path, const Options& options, const Metadata& metadata) {
   at::Tensor x = read_tensor(path);
-  if (x.dim() == 3)
+  // Of three or four dimensions, unless the file was exported for something else than images.
+  const auto dimensions = static_cast<int64_t>(metadata.shape.empty() ? 4 : metadata.shape.size());
+  if (x.dim() == dimensions - 1)
     x = x.unsqueeze(0);
-  if (x.dim() != 4 || x.size(0) == 0) {
-    throw Failure(path + " is " + sizes(x.sizes()) + ", and an input is (C, H, W) or (N, C, H, W)");
+  if (x.dim() != dimensions || x.size(0) == 0) {
+    const std::string takes =
+        metadata.shape.empty() ? "a model of images takes (N, C, H, W)" : options.model + " takes " + sizes(metadata.shape);
+    throw Failure(path + " is " + sizes(x.sizes()) + ", and " + takes);
   }
   if (x.scalar_type() == at::kByte) {
     if (!metadata.preprocessing) {
@@ -366,7 +370,7 @@ at::Tensor read_input(const std::string& path, const Options& options, const Met
                     ", or export the model with its pre-processing");
     }
     const size_t channels = metadata.preprocessing->mean.size();
-    if (x.size(1) != static_cast<int64_t>(channels)) {
+    if (x.dim() != 4 || x.size(1) != static_cast<int64_t>(channels)) {
       throw Failure(path + " has " + std::to_string(x.size(1)) + " channels, and " + options.model + " takes images of " +
                     std::to_string(channels));
     }
@@ -377,14 +381,14 @@ at::Tensor read_input(const std::string& path, const Options& options, const Met
     throw Failure(path + " is of type " + c10::toString(x.scalar_type()) + "; it must be uint8 (an image) or floats");
   }
   const auto fits = [&](size_t i) { return metadata.shape[i] < 0 || metadata.shape[i] == x.size(static_cast<int64_t>(i)); };
-  bool fit = metadata.shape.empty() || metadata.shape.size() == 4;
+  bool fit = true;
   for (size_t i = 0; fit && i < metadata.shape.size(); ++i)
     fit = fits(i);
   if (!fit) {
     throw Failure(path + " is " + sizes(x.sizes()) + ", and " + options.model + " takes " + sizes(metadata.shape));
   }
   return x.to(metadata.dtype)
-      .contiguous(metadata.channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+      .contiguous(metadata.channels_last && x.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
 }
 
 std::vector<std::string> read_labels(const std::string& path) {
