@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchvision_customizer import _cmake, ops
+from torchvision_customizer._torchvision import models
 from torchvision_customizer.blocks import CBAMBlock, SEBlock
 from torchvision_customizer.cli import main
 from torchvision_customizer.deploy import export
@@ -126,18 +128,13 @@ def pixels(path: Path) -> Tensor:
 
 def preprocessed(path: Path, steps: Preprocessing = IMAGENET) -> Tensor:
     """torchvision's own."""
-    from torchvision_customizer import _torchvision  # noqa: F401, it lets torchvision be imported
-
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms._presets import ImageClassification
-
-    mode = InterpolationMode(steps.interpolation)
-    preset = ImageClassification(
+    presets = importlib.import_module(f"{models.__name__.split('.')[0]}.transforms._presets")
+    preset = presets.ImageClassification(
         crop_size=steps.crop,
         resize_size=steps.resize,
         mean=steps.mean,
         std=steps.std,
-        interpolation=mode,
+        interpolation=presets.InterpolationMode(steps.interpolation),
         antialias=steps.antialias,
     )
     return preset(pixels(path))[None]
