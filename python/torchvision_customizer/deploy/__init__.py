@@ -1,6 +1,7 @@
 """Writing a model to a file that runs without this package, and proving that it gives the same numbers."""
 
 from .exporting import FORMATS, ExportReport, export
+from .loading import load_exported, metadata_of
 from .preprocessing import Preprocessing
 from .verification import TOLERANCES, Comparison, VerificationError, VerifyReport, verify
 
@@ -13,5 +14,7 @@ __all__ = [
     "VerificationError",
     "VerifyReport",
     "export",
+    "load_exported",
+    "metadata_of",
     "verify",
 ]

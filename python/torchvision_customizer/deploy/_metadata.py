@@ -17,6 +17,7 @@ from .preprocessing import Preprocessing
 
 NAME = "torchvision_customizer.json"
 LIBRARY = "libtvc_ops"
+LOAD_FIRST = f'the ops of tvc are in {LIBRARY}; load it first: torch.ops.load_library(".../{LIBRARY}.so")'
 #: Counts up when a reader of before would misunderstand a file.
 FILE_VERSION = 1
 

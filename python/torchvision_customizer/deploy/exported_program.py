@@ -28,6 +28,10 @@ def write(model: nn.Module, path: Path, example: Tensor, options: ExportOptions)
     """
     program = program_of(model, example, options)
     ops = ops_in(program)
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "tvc":
+            # torch shows it where the op is missing, and has no other place for a word of ours.
+            node.meta["stack_trace"] = _metadata.LOAD_FIRST
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={_metadata.NAME: _metadata.describe("pt2", example, ops, options)})
     path.write_bytes(buffer.getbuffer())

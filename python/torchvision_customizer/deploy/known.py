@@ -26,7 +26,7 @@ def known_preprocessing(model: nn.Module) -> Preprocessing | None:
     It is looked for in the section ``export`` of the model's recipe, in the weights of torchvision that it was built with, and
     in what timm keeps with its models.
     """
-    said = _recipe_of(model)
+    said = said_in_recipe(model)
     if said.get("mean") is not None and said.get("std") is not None:
         return Preprocessing(known_shape(model)[-1], tuple(said["mean"]), tuple(said["std"]))
     weights = _weights_of(model)
@@ -50,13 +50,13 @@ def known_preprocessing(model: nn.Module) -> Preprocessing | None:
 
 def known_classes(model: nn.Module) -> tuple[str, ...] | None:
     """The names of the outputs: of the model's recipe, or of the weights that it was built with; None where nobody said."""
-    classes = _recipe_of(model).get("classes")
+    classes = said_in_recipe(model).get("classes")
     if classes is None and (weights := _weights_of(model)) is not None and not _has_new_head(model):
         classes = weights.meta.get("categories")
     return None if classes is None else tuple(classes)
 
 
-def _recipe_of(model: nn.Module) -> Mapping[str, Any]:
+def said_in_recipe(model: nn.Module) -> Mapping[str, Any]:
     """The section ``export`` of the recipe that a model was built from."""
     about = model._hybrid_state.about if isinstance(model, HybridModel) else model.__dict__.get(ABOUT, {})
     section: Mapping[str, Any] = about.get("export") or {}

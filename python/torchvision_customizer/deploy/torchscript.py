@@ -29,7 +29,7 @@ def write(model: nn.Module, path: Path, example: Tensor, options: ExportOptions)
     """
     with _quiet():
         try:
-            scripted = torch.jit.script(model)
+            scripted: torch.jit.ScriptModule = torch.jit.script(model)
         except (RuntimeError, torch.jit.frontend.FrontendError) as error:
             raise RuntimeError(f"export: TorchScript cannot compile {type(model).__name__}: {error}") from error
         if not options.fused and ops_in(scripted):
@@ -55,8 +55,10 @@ def portable(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """
     buffer = io.BytesIO()
     torch.jit.save(scripted, buffer)
-    unit = torch._C.CompilationUnit()
-    copied = torch._C.import_ir_module_from_buffer(unit, buffer.getvalue(), None, {}, False)
+    # torch.jit.load, which keeps the unit of all functions to itself. The stubs of torch know neither as it is.
+    bindings: Any = torch._C
+    unit = bindings.CompilationUnit()
+    copied = bindings.import_ir_module_from_buffer(unit, buffer.getvalue(), None, {}, False)
     formulas: dict[str, Any] = {}
     for function in unit.get_functions():  # methods, too
         _decompose(function.graph, formulas)

@@ -187,7 +187,7 @@ def apply_reference(x: Tensor, scale: Tensor, logits: Tensor, gate: str, residua
     x = dense(x)
     out = x.to(scale.dtype) * per_channel(scale, x) * gate_of(logits.to(scale.dtype), gate)
     if residual is not None:
-        out += residual
+        out = out + residual
     return _like(activate(out, post), x)
 
 
