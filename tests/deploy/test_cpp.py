@@ -32,7 +32,9 @@ from torchvision_customizer.fusion import fuse
 
 ROOT = Path(__file__).parents[2]
 # Kept from run to run: LibTorch's headers take a compiler half a minute, and then only what has changed is compiled.
-BUILD = ROOT / "build" / "cpp"
+# The same folders as in the READMEs, whose blocks are run below.
+BUILD = ROOT / "build"
+READMES = [ROOT / "README.md", ROOT / "examples" / "cpp" / "README.md"]
 IMAGENET = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 256)
 CLASSES = [f"class № {i}" for i in range(1000)]
 
@@ -322,6 +324,30 @@ def test_aot_inductor_package(tvc_run: Path, photo: Image.Image, tmp_path: Path)
         expected = model(x)
     assert answer["format"] == "aoti"
     torch.testing.assert_close(found, expected[[0, 0, 1, 2]], rtol=0, atol=1e-5)
+
+
+def shown() -> list[str]:
+    blocks = [block for file in READMES for block in re.findall(r"```bash\n(.*?)```", file.read_text(), re.DOTALL)]
+    return [block for block in blocks if "--cmake-dir" in block]
+
+
+@pytest.mark.parametrize("block", shown(), ids=lambda block: block.splitlines()[-1].split()[0].rpartition("/")[2])
+def test_what_the_readmes_show(
+    tvc_run: Path, classify: Path, photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: str
+) -> None:
+    """As a reader types it, in a clone of the project, but for random weights under the name of those that would be downloaded."""
+    weights = models.ResNet18_Weights.DEFAULT
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(models.resnet18().state_dict(), tmp_path / "hub" / "checkpoints" / weights.url.rpartition("/")[2])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    photo.save(tmp_path / "photo.png")
+    photo.save(tmp_path / "photo.jpg")
+    for name in ("build", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = subprocess.run(["bash", "-e", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].split(), "the last line shows a class"
 
 
 # ---- what goes wrong ----
