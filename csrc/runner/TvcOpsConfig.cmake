@@ -111,5 +111,5 @@ if(NOT TARGET TvcOps::ops_cuda AND EXISTS "${TvcOps_CUDA_LIBRARY}" AND EXISTS "$
     TvcOps::ops_cuda
     PROPERTIES
       INTERFACE_LINK_LIBRARIES
-      "-Wl,--push-state,--no-as-needed,\"${TvcOps_CUDA_LIBRARY}\",--pop-state;${TvcOps_CUDA_LIBRARY};${_tvc_torch}/lib/libtorch_cuda.so;TvcOps::ops")
+      "-Wl,--push-state,--no-as-needed,\"${TvcOps_CUDA_LIBRARY}\",\"${_tvc_torch}/lib/libtorch_cuda.so\",--pop-state;${TvcOps_CUDA_LIBRARY};TvcOps::ops")
 endif()

@@ -31,6 +31,7 @@
 #include <functional>
 #include <iostream>
 #include <memory>
+#include <new>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -188,12 +189,12 @@ void read_known(const Json& json, Metadata& metadata) {
   const Json& steps = json["preprocessing"];
   if (!steps.is(Json::Type::object))
     return;
-  metadata.preprocessing = Preprocessing{static_cast<int64_t>(steps["resize"].number),
-                                         static_cast<int64_t>(steps["crop"].number),
-                                         steps["interpolation"].string,
-                                         steps["antialias"].boolean,
-                                         numbers(steps["mean"]),
-                                         numbers(steps["std"])};
+  const auto pixels = [&](const char* key) {
+    const double value = steps[key].number;
+    return value >= 1 && value <= 1e5 ? static_cast<int64_t>(value) : 0;
+  };
+  metadata.preprocessing = Preprocessing{pixels("resize"),           pixels("crop"),         steps["interpolation"].string,
+                                         steps["antialias"].boolean, numbers(steps["mean"]), numbers(steps["std"])};
   const Preprocessing& p = *metadata.preprocessing;
   const bool known = p.interpolation == "bilinear" || p.interpolation == "bicubic" || p.interpolation == "nearest";
   if (!known || p.resize < 1 || p.crop < 1 || p.mean.empty() || p.mean.size() != p.std.size()) {
@@ -609,6 +610,9 @@ int main(int argc, char** argv) {
   } catch (const tvc_run::WrongUsage& error) {
     std::cerr << "tvc-run: " << error.what() << "; see tvc-run --help\n";
     return 2;
+  } catch (const std::bad_alloc&) {
+    std::cerr << "tvc-run: there is not enough memory for this\n";
+    return 1;
   } catch (const std::exception& error) {
     std::cerr << "tvc-run: " << error.what() << "\n";
     return 1;

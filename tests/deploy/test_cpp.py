@@ -335,7 +335,7 @@ def shown() -> list[str]:
 def test_what_the_readmes_show(
     tvc_run: Path, classify: Path, photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: str
 ) -> None:
-    """As a reader types it, in a clone of the project, but for random weights under the name of those that would be downloaded."""
+    """As a reader types it, in a clone of the project, with random weights under the name of those to download."""
     weights = models.ResNet18_Weights.DEFAULT
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(models.resnet18().state_dict(), tmp_path / "hub" / "checkpoints" / weights.url.rpartition("/")[2])
@@ -539,6 +539,30 @@ def test_the_library_is_kept(tmp_path: Path, find: str) -> None:
     assert run(tmp_path / "build" / "trial").returncode == 0
     needed = subprocess.run(["ldd", str(tmp_path / "build/trial")], capture_output=True, text=True, check=True).stdout
     assert f"libtvc_ops.so => {_cmake.cmake_dir().parent / 'libtvc_ops.so'}" in needed
+
+
+def test_cuda_target(tmp_path: Path) -> None:
+    """The CUDA kernels are linked, kept and found too: with a stand-in for libtorch_cuda where this torch has none."""
+    if not (_cmake.cmake_dir().parent / "libtvc_ops_cuda.so").is_file():
+        pytest.skip("the library was built without CUDA (no nvcc, or -DTVC_CUDA=OFF)")
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    installed = Path(torch.__file__).parent
+    (tmp_path / "torch" / "include").symlink_to(installed / "include")
+    for library in (installed / "lib").glob("*.so*"):
+        (tmp_path / "torch" / "lib" / library.name).symlink_to(library)
+    cuda = tmp_path / "torch" / "lib" / "libtorch_cuda.so"
+    if not cuda.exists():
+        stub = ROOT / "csrc" / "cuda" / "stub" / "torch_cuda.cpp"
+        subprocess.run(["c++", "-shared", "-fPIC", f"-Wl,-soname,{cuda.name}", stub, "-o", cuda], check=True)
+    source = project(tmp_path, "find_package(TvcOps REQUIRED)")
+    (source / "CMakeLists.txt").write_text((source / "CMakeLists.txt").read_text().replace("::ops)", "::ops_cuda)"))
+    arguments = (f"-DTvcOps_DIR={_cmake.cmake_dir()}", f"-DTvcOps_TORCH_ROOT={tmp_path / 'torch'}")
+    done = configure(source, tmp_path / "build", *arguments)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["cmake", "--build", str(tmp_path / "build")], capture_output=True, check=True)
+    needed = subprocess.run(["ldd", str(tmp_path / "build/trial")], capture_output=True, text=True, check=True).stdout
+    assert "libtvc_ops.so" in needed and "libtvc_ops_cuda.so" in needed and "not found" not in needed
+    assert run(tmp_path / "build" / "trial").returncode == 0
 
 
 @pytest.mark.parametrize(
