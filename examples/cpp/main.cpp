@@ -1,6 +1,6 @@
 // Classifies a PNG with a TorchScript file, without Python:
 //
-//   tvc export --backbone resnet18 --patch 'layer4=inject:se' --output model.pt
+//   tvc export --backbone resnet18 --weights DEFAULT --patch 'layer*=inject:se' --output model.pt
 //   cmake -S examples/cpp -B build/classify -DTvcOps_DIR="$(tvc doctor --cmake-dir)" && cmake --build build/classify
 //   build/classify/classify model.pt photo.png
 //
@@ -29,7 +29,7 @@ at::Tensor preprocess(const at::Tensor& image) {
   const int64_t h = image.size(2), w = image.size(3), size = 256, crop = 224;
   const int64_t target[] = {h <= w ? size : size * h / w, h <= w ? size * w / h : size};
   at::Tensor x = at::_upsample_bilinear2d_aa(image.to(at::kFloat), target, /*align_corners=*/false).round();
-  x = x.narrow(2, std::lround((target[0] - crop) / 2.0), crop).narrow(3, std::lround((target[1] - crop) / 2.0), crop) / 255;
+  x = x.narrow(2, std::lrint((target[0] - crop) / 2.0), crop).narrow(3, std::lrint((target[1] - crop) / 2.0), crop) / 255;
   const at::Tensor mean = at::tensor({0.485f, 0.456f, 0.406f}).view({3, 1, 1});
   const at::Tensor deviation = at::tensor({0.229f, 0.224f, 0.225f}).view({3, 1, 1});
   return (x - mean) / deviation;
