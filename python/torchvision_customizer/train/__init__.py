@@ -1,0 +1,1 @@
+"""Training: data, the loop, what one sees of it, and evaluation."""
