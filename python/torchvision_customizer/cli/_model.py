@@ -247,10 +247,11 @@ def build_model(
 def is_folder(source: str) -> bool:
     """Whether a model is named as a saved folder, and not as a backbone.
 
-    What ``save`` has written is one, whatever its name; so is anything with a separator, for the error to say what it lacks.
+    What ``save`` or ``Trainer.fit`` has written is one, whatever its name; so is anything with a separator, for the error to
+    say what it lacks.
     """
     path = Path(source).expanduser()
-    return (path / "recipe.yaml").is_file() or path.name != source
+    return (path / "recipe.yaml").is_file() or (path / "best" / "recipe.yaml").is_file() or path.name != source
 
 
 def open_model(source: str, patch: Sequence[str] = (), hint: str = "MODEL") -> HybridModel | VisionModel:

@@ -1,0 +1,606 @@
+"""The loop: one training, from the first batch or from a checkpoint to its end."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..errors import WeightsError
+from ..hybrid import GradualUnfreezing
+from ..hybrid.saving import any_recipe_of
+from .batches import Batches, drawing, split_batch
+from .checkpoint import (
+    find_checkpoint,
+    go_on_from,
+    random_state,
+    read_checkpoint,
+    set_random_state,
+    set_weights,
+    write_checkpoint,
+)
+from .config import FitOptions, TrainerOptions
+from .ema import MovingAverage
+from .interrupt import Interrupted, Interrupts
+from .metrics import MetricsFile, TrainingMetrics
+from .optim import make_optimizer, make_scheduler
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# Processes ask each other, and a GPU is asked, whether all is well after so many batches.
+_BATCHES_BETWEEN_CHECKS = 25
+# The weight of the auxiliary heads of GoogLeNet (https://arxiv.org/abs/1409.4842), and of the one of Inception v3.
+_AUXILIARY = {2: 0.3, 1: 0.4}
+
+Criterion = Callable[[Any, Tensor], Tensor]
+Found = tuple[Path, dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]  # as read_checkpoint reads it
+
+
+@dataclass
+class Position:
+    """Where a training is: epochs and batches of the present epoch that are done, updates of the weights, and seconds."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+def loss_of(output: Any, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
+    """The loss and the logits of a model's output; auxiliary heads, which come after the logits, count for less."""
+    if isinstance(output, Tensor):
+        return criterion(output, targets), output
+    logits, *others = (part for part in output if part is not None)
+    loss = criterion(logits, targets)
+    for other in others:
+        loss = loss + _AUXILIARY.get(len(others), 0.3) * criterion(other, targets)
+    return loss, logits
+
+
+def hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Which predictions are right. Targets are classes, or a probability for each class."""
+    return logits.argmax(1) == (targets.argmax(1) if targets.ndim == logits.ndim else targets)
+
+
+def new_sums(device: torch.device) -> Tensor:
+    """Loss times images, right predictions, predictions, images: in float64 where the device has it."""
+    return torch.zeros(4, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+
+
+@torch.no_grad()
+def add_to(sums: Tensor, loss: Tensor, logits: Tensor, targets: Tensor, counted: int) -> None:
+    """Add a batch of which the first ``counted`` images count."""
+    right = hits(logits[:counted], targets[:counted])
+    sums[0] += loss.detach() * counted
+    sums[1] += right.sum()
+    sums[2] += right.numel()
+    sums[3] += counted
+
+
+def averages(sums: Tensor) -> tuple[float, float]:
+    """Mean loss over images, and accuracy as a share; NaN where there is nothing."""
+    loss, right, predictions, images = sums.tolist()
+    return loss / images if images else math.nan, right / predictions if predictions else math.nan
+
+
+@torch.no_grad()
+def evaluate(accelerator: Accelerator, model: nn.Module, batches: Batches, criterion: Criterion, layout: Any) -> tuple[float, float]:
+    """Mean loss over the images of all processes, and accuracy. The training flags are as before afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    sums = new_sums(accelerator.device)
+    try:
+        for batch in batches.epoch(0):
+            images, targets = split_batch(batch)
+            with accelerator.autocast():
+                output = model(_in(layout, images))
+            output = output if isinstance(output, Tensor) else output[0]
+            add_to(sums, criterion(output.float(), targets), output, targets, len(images))
+    finally:
+        for module in training:
+            module.training = True
+    return averages(accelerator.reduce(sums, "sum"))
+
+
+class Run:
+    """One call of ``Trainer.fit``.
+
+    Args:
+        accelerator: processes, device and precision.
+        model: the raw model, on the device.
+        recipe: what it is made of, where that can be said.
+        train: a loader.
+        val: a loader, or None.
+        options: of ``fit``.
+        machine: of the trainer.
+        optimizer: one that was made already, or None.
+        scheduler: one that was made already, or None.
+        criterion: a loss, or None for cross entropy.
+        seed: of everything that is random.
+        output: folder, or None.
+        checkpoint_every: updates of the weights between checkpoints within an epoch, or None.
+        keep: how many checkpoints.
+        verbose: whether something is shown.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        recipe: Mapping[str, Any] | None,
+        train: Any,
+        val: Any,
+        options: FitOptions,
+        machine: TrainerOptions,
+        *,
+        optimizer: torch.optim.Optimizer | None,
+        scheduler: LRScheduler | None,
+        criterion: Criterion | None,
+        seed: int,
+        output: Path | None,
+        checkpoint_every: int | None,
+        keep: int,
+        verbose: bool,
+    ) -> None:
+        self.accelerator, self.model, self.options, self.machine = accelerator, model, options, machine
+        self.seed, self.output, self.checkpoint_every, self.keep = seed, output, checkpoint_every, keep
+        self.layout = torch.channels_last if machine.channels_last else None
+        self.recipe = recipe
+        self.train = Batches(train, accelerator, seed)
+        self.val = None if val is None else Batches(val, accelerator, seed, even=False)
+        if checkpoint_every is not None and not self.train.enters:
+            raise ValueError("checkpoint_every needs a DataLoader over a data set by index; others are resumed between epochs")
+        if options.early_stopping is not None and val is None:
+            raise ValueError("early_stopping goes by the accuracy on val_loader, and there is none")
+        if criterion is not None and options.label_smoothing:
+            raise ValueError("label_smoothing is of the default criterion; give your criterion its own")
+        self.criterion: Criterion = criterion or nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
+        self.val_criterion: Criterion = criterion or nn.CrossEntropyLoss()
+
+        self.updates = math.ceil(self.train.steps / options.accumulate)
+        if options.gradual_unfreezing is not None:
+            model.requires_grad_(True)  # the optimizer is to have them all
+        self.raw_optimizer = optimizer or make_optimizer(
+            model,
+            options.optimizer,
+            options.lr,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            layer_decay=options.layer_decay,
+        )
+        self.scheduler = scheduler or make_scheduler(
+            options.scheduler,
+            self.raw_optimizer,
+            options.epochs,
+            self.updates,
+            warmup_epochs=options.warmup_epochs,
+            min_lr=options.min_lr,
+            step_size=options.step_size,
+            gamma=options.gamma,
+        )
+        every = options.gradual_unfreezing
+        self.unfreezing = None if every is None else GradualUnfreezing(model, every, example_input=example_of(train, model))
+        self.ema = None if options.ema is None else MovingAverage(model, options.ema)
+        self.optimizer = accelerator.prepare_optimizer(self.raw_optimizer)
+        self.wrapped: nn.Module = model
+
+        self.metrics = TrainingMetrics()
+        self.position = Position()
+        self.sums = new_sums(accelerator.device)
+        self.best_step = 0
+        self.progress = Progress(options.epochs, verbose and accelerator.is_local_main_process)
+        self.last_checkpoint: Path | None = None
+        self._entered: Mapping[str, Any] | None = None  # random states, for an epoch that is entered in the middle
+        self._epoch_random: dict[str, Any] = {}
+        self._clean_until = 0.0
+
+    # ---- from and to a checkpoint ----
+
+    def resume(self, found: Found) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            WeightsError: it is of another model.
+            ValueError: it was made with other options or other data.
+        """
+        folder, state, weights, trained = found
+        self._check(folder, state)
+        set_weights(self.model, weights if trained is None else trained, folder)
+        if self.ema is not None:
+            set_weights(self.ema.module, weights, folder)
+            self.ema.resume(state["ema_updates"])
+        self.raw_optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.unfreezing is not None:
+            self.unfreezing.load_state_dict(state["unfreezing"])
+        self.position = Position(**state["position"])
+        self.sums.copy_(torch.tensor(state["sums"]).to(self.sums))
+        if not self.accelerator.is_main_process:
+            self.sums.zero_()  # they are those of all processes
+        self.metrics = TrainingMetrics.from_dict(state["metrics"])
+        self.best_step = state["best_step"]
+        states = state["random"]
+        random = states[self.accelerator.process_index] if len(states) == self.accelerator.num_processes else None
+        if self.position.batch:
+            self._entered = random
+        elif random is not None:
+            set_random_state(random["now"])
+            for generator, kept in zip(self.train.generators(), random["generators"], strict=True):
+                generator.set_state(kept)
+        if self.output is not None and self.accelerator.is_main_process:
+            go_on_from(self.output, folder, self.best_step)
+        self.last_checkpoint = folder
+        self.progress.say(f"going on from {folder}")
+
+    def _check(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """That a checkpoint is of this training."""
+        given = self._options()
+        for name, former in state["options"].items():
+            if given[name] != former:
+                raise ValueError(f"{folder} was made with {name}={former!r}, and this is {name}={given[name]!r}")
+        if state["updates"] != self.updates:
+            raise ValueError(
+                f"{folder} was made with {state['updates']} updates of the weights in an epoch, and this loader gives {self.updates}"
+            )
+        if state["seed"] != self.seed:
+            raise ValueError(f"{folder} was made with seed {state['seed']}, and this is {self.seed}")
+        processes, present = len(state["random"]), self.accelerator.num_processes
+        if state["position"]["batch"] and processes != present:
+            raise ValueError(f"{folder} is in the middle of an epoch of {processes} processes, and this is {present}")
+
+    def _options(self) -> dict[str, Any]:
+        """What must not change when a training goes on."""
+        kept = self.options.model_dump(exclude={"epochs", "early_stopping"})
+        return {**kept, "optimizer": type(self.raw_optimizer).__name__, "scheduler": type(self.scheduler).__name__}
+
+    def _save(self, best: bool = False) -> None:
+        """Write a checkpoint, where there is a folder for it."""
+        if self.output is None:
+            return
+        from accelerate.utils import gather_object
+
+        generators = [generator.get_state() for generator in self.train.generators()]
+        random = {"now": random_state(), "epoch": self._epoch_random, "generators": generators}
+        states = gather_object([random]) if self.accelerator.num_processes > 1 else [random]
+        sums = self.accelerator.reduce(self.sums, "sum")
+        if self.accelerator.is_main_process:
+            if best:
+                self.best_step = self.position.step
+            state = {
+                "position": asdict(self.position),
+                "sums": sums.tolist(),
+                "optimizer": self.raw_optimizer.state_dict(),
+                "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+                "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+                "unfreezing": None if self.unfreezing is None else self.unfreezing.state_dict(),
+                "ema_updates": 0 if self.ema is None else self.ema.updates,
+                "random": states,
+                "metrics": self.metrics.to_dict(),
+                "best_step": self.best_step,
+                "seed": self.seed,
+                "options": self._options(),
+                "updates": self.updates,
+            }
+            evaluated, trained = (self.model, None) if self.ema is None else (self.ema.module, self.model)
+            self.last_checkpoint = write_checkpoint(
+                self.output, self.position.step, state, evaluated, trained, self.recipe, best, self.keep
+            )
+        self.accelerator.wait_for_everyone()
+
+    # ---- the loop ----
+
+    def go(self) -> TrainingMetrics:
+        """Train to the end.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+            Interrupted: Ctrl-C or SIGTERM.
+        """
+        accelerator, options, position = self.accelerator, self.options, self.position
+        main = self.output is not None and accelerator.is_main_process
+        file = MetricsFile(self.output / "metrics.jsonl", resume_step=position.step) if main and self.output else None
+        if accelerator.log_with:
+            accelerator.init_trackers("torchvision_customizer", config=_plain(self._options()))
+        with self._prepared(), Interrupts() as interrupts, self.progress:
+            self._wrap()
+            while position.epoch < options.epochs and not self._is_over():
+                self._epoch(interrupts)
+                row, best = self._end_of_epoch()
+                if file is not None:
+                    file.write({"step": position.step, **row})
+                if accelerator.log_with:
+                    accelerator.log({name: value for name, value in row.items() if value is not None}, step=position.step)
+                self._save(best)
+                if self._agree(interrupts.requested) and position.epoch < options.epochs:
+                    raise self._interrupted(saved=True)
+        if accelerator.log_with:
+            accelerator.end_training()
+        if self.ema is not None:
+            set_weights(self.model, self.ema.module.state_dict(), Path())
+        return self.metrics
+
+    def _epoch(self, interrupts: Interrupts) -> None:
+        """The rest of an epoch."""
+        accelerator, options, position, total = self.accelerator, self.options, self.position, self.train.steps
+        start = time.perf_counter() - position.seconds
+        self.wrapped.train()
+        if self._entered is not None:
+            set_random_state(self._entered["epoch"])
+            for generator, kept in zip(self.train.generators(), self._entered["generators"], strict=True):
+                generator.set_state(kept)
+        self._epoch_random = random_state()
+        self.progress.start(position.epoch, total, position.batch)
+        # Each step on one CPU, where it costs nothing to look; else now and then.
+        watch = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+        for batch in self.train.epoch(position.epoch, position.batch):
+            if self._entered is not None:  # only now: order and workers' seeds are drawn with the first batch
+                set_random_state(self._entered["now"])
+                self._entered = None
+            number = position.batch
+            first = number - number % options.accumulate
+            group = min(options.accumulate, total - first)
+            updates = number == first + group - 1
+            images, targets = split_batch(batch)
+            with nullcontext() if updates else accelerator.no_sync(self.wrapped):
+                loss, logits = loss_of(self.wrapped(_in(self.layout, images)), targets, self.criterion)
+                add_to(self.sums, loss, logits, targets, self.train.counted(number, len(images)))
+                if watch and not math.isfinite(loss.item()):
+                    raise self._not_finite(number)
+                accelerator.backward(loss / group if group > 1 else loss)
+            position.batch += 1
+            if updates:
+                self._update()
+            self.progress.advance(len(images) * accelerator.num_processes, lambda: averages(self.sums))
+            ends = position.batch == total
+            if not watch and (ends or position.batch % _BATCHES_BETWEEN_CHECKS == 0) and self._agree(self._is_broken()):
+                raise self._not_finite(number)
+            if not updates or ends:
+                continue
+            position.seconds = time.perf_counter() - start
+            due = self.checkpoint_every is not None and position.step % self.checkpoint_every == 0
+            asked = watch or position.batch % _BATCHES_BETWEEN_CHECKS == 0 or due
+            stop = self.train.enters and asked and self._agree(interrupts.requested)
+            if due or stop:
+                if not watch and self._agree(self._is_broken()):
+                    raise self._not_finite(number)
+                self._save()
+            if stop:
+                raise self._interrupted(saved=True)
+        position.seconds = time.perf_counter() - start
+
+    def _update(self) -> None:
+        """Move the weights."""
+        if self.options.clip_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.clip_grad_norm)
+        self.optimizer.step()
+        if self.scheduler is not None and not self.accelerator.optimizer_step_was_skipped:
+            self.scheduler.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        self.position.step += 1
+
+    def _end_of_epoch(self) -> tuple[dict[str, Any], bool]:
+        """Evaluate, note, and stand at the beginning of the next epoch."""
+        position = self.position
+        start = time.perf_counter()
+        sums = self.accelerator.reduce(self.sums, "sum")
+        train_loss, train_accuracy = averages(sums)
+        val_loss = val_accuracy = None
+        if self.val is not None:
+            self._share_buffers()
+            model = self.model if self.ema is None else self.ema.module
+            val_loss, val_accuracy = evaluate(self.accelerator, model, self.val, self.val_criterion, self.layout)
+        seconds = position.seconds + time.perf_counter() - start
+        rate = max(group["lr"] for group in self.raw_optimizer.param_groups)
+        best = self.metrics.update(position.epoch, train_loss, train_accuracy, val_loss, val_accuracy, seconds, rate)
+        row = {
+            "epoch": position.epoch,
+            "train_loss": train_loss,
+            "train_acc": train_accuracy,
+            "val_loss": val_loss,
+            "val_acc": val_accuracy,
+            "epoch_time": seconds,
+            "images_per_second": sums[3].item() / position.seconds,
+            "learning_rate": rate,
+        }
+        seen = "" if val_loss is None else f" | validation loss {val_loss:.4f}, accuracy {val_accuracy:.2%}"
+        self.progress.say(
+            f"epoch {position.epoch + 1}/{self.options.epochs} | loss {train_loss:.4f}, accuracy {train_accuracy:.2%}{seen}"
+            f" | {row['images_per_second']:,.0f} images/s, {seconds:.1f} s"
+        )
+        position.epoch, position.batch, position.seconds = position.epoch + 1, 0, 0.0
+        self.sums.zero_()
+        if self.unfreezing is not None and (levels := self.unfreezing.step()):
+            self.progress.say(f"trained from now on, too: {', '.join(levels)}")
+            self._wrap()  # several processes share the gradients of what was trainable when it was wrapped
+        return row, best
+
+    def _is_over(self) -> bool:
+        """Whether nothing has become better for too long."""
+        patience, best = self.options.early_stopping, self.metrics.best_epoch
+        over = patience is not None and best is not None and self.position.epoch - 1 - best >= patience
+        if over:
+            self.progress.say(f"stopped: no better accuracy than that of epoch {(best or 0) + 1} in {patience} epochs")
+        return over
+
+    # ---- what goes wrong ----
+
+    def _is_broken(self) -> bool:
+        return not math.isfinite(self.sums[0].item())
+
+    def _agree(self, mine: bool) -> bool:
+        """Whether any process says yes. All must ask."""
+        if self.accelerator.num_processes == 1:
+            return mine
+        return bool(self.accelerator.reduce(torch.tensor([float(mine)], device=self.accelerator.device), "sum").item() > 0)
+
+    def _not_finite(self, batch: int) -> FloatingPointError:
+        options, position = self.options, self.position
+        rate = max(group["lr"] for group in self.raw_optimizer.param_groups)
+        ways = [f"a smaller lr (it is {rate:g})"]
+        if not options.warmup_epochs:
+            ways.append("warmup_epochs=1")
+        if options.clip_grad_norm is None:
+            ways.append("clip_grad_norm=1")
+        if self.machine.precision == "fp16":
+            ways.append("precision='bf16'")
+        kept = "" if self.last_checkpoint is None else f"; the state before it is in {self.last_checkpoint}"
+        return FloatingPointError(
+            f"the loss is not finite in epoch {position.epoch + 1} by batch {batch + 1} of {self.train.steps}: "
+            f"try {' or '.join(ways)}, and look for broken images and labels{kept}"
+        )
+
+    def _interrupted(self, saved: bool) -> Interrupted:
+        position = self.position
+        where = f"stopped after epoch {position.epoch}, batch {position.batch} of epoch {position.epoch + 1}"
+        if self.output is None:
+            return Interrupted(f"{where}; nothing is saved, as there is no output folder")
+        return Interrupted(f"{where}; the state is in {self.last_checkpoint}: go on with resume=True")
+
+    # ---- the model, and what is done to it while it is trained ----
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        """The model as it is trained, and afterwards as it was."""
+        attributes = {name: vars(self.model)[name] for name in _SET_BY_ACCELERATE if name in vars(self.model)}
+        norms = _batch_norms(self.model)
+        if self.machine.sync_batch_norm and self.accelerator.num_processes > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        try:
+            yield
+        finally:
+            self._unwrap(attributes)
+            for parent, name, norm in norms:
+                setattr(parent, name, norm.train(getattr(parent, name).training))
+
+    def _wrap(self) -> None:
+        self._unwrap({})
+        self.wrapped = self.accelerator.prepare_model(self.model)
+
+    def _unwrap(self, attributes: Mapping[str, Any]) -> None:
+        for name in _SET_BY_ACCELERATE:
+            vars(self.model).pop(name, None)
+        vars(self.model).update(attributes)
+        self.wrapped = self.model
+
+    def _share_buffers(self) -> None:
+        """Statistics of batch norms are those of the first process, which are also those that are saved."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            for model in (self.model, *(() if self.ema is None else (self.ema.module,))):
+                for buffer in model.buffers():
+                    broadcast(buffer)
+
+
+def find_state(accelerator: Accelerator, place: Path, needed: bool) -> Found | None:
+    """The checkpoint to go on from, as the first process finds and reads it; None where there is none.
+
+    Raises:
+        WeightsError: it cannot be read, or there is none and it is ``needed``.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    found: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            folder = find_checkpoint(place)
+            if folder is None and needed:
+                raise WeightsError(f"{place} has no checkpoint to go on from")
+            found = [None if folder is None else (folder, *read_checkpoint(folder))]
+        except WeightsError as error:
+            found = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    if isinstance(found[0], WeightsError):
+        raise found[0]
+    return found[0]
+
+
+def choose_seed(accelerator: Accelerator, wanted: int | None, found: Found | None) -> int:
+    """The seed of a training: the one that is wanted, which is set; else that of the checkpoint; else one that torch draws."""
+    from accelerate.utils import broadcast_object_list, set_seed
+
+    if wanted is not None:
+        set_seed(wanted, device_specific=True)
+        return wanted
+    if found is not None:
+        return int(found[1]["seed"])
+    drawn = [int(torch.empty((), dtype=torch.int64).random_())]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(drawn)
+    return drawn[0]
+
+
+# What Accelerator.prepare_model writes into the model itself.
+_SET_BY_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared")
+
+
+def example_of(loader: Any, model: nn.Module) -> tuple[int, ...] | None:
+    """The shape of two images of a loader's data set; None where it is not told by the first one."""
+    dataset = getattr(loader, "dataset", None)
+    if not hasattr(dataset, "__getitem__"):
+        return None
+    sampler = iter(loader.sampler)
+    with drawing(0):
+        try:
+            image, _ = split_batch(loader.collate_fn([dataset[next(sampler)]]))
+        except (TypeError, StopIteration):
+            return None
+    return (2, *image.shape[1:])
+
+
+@contextmanager
+def fused(model: nn.Module, wanted: bool, shape: tuple[int, ...] | None) -> Iterator[None]:
+    """The model with fused blocks, and afterwards as it was."""
+    from ..fusion import fuse, unfuse
+    from ..fusion.fusing import is_fused
+
+    if not wanted or is_fused(model):
+        yield
+        return
+    example = None if shape is None else torch.zeros(shape, device=next(model.parameters()).device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fuse: ", category=UserWarning)  # there may be nothing to fuse
+        fuse(model, example_input=example)
+    try:
+        yield
+    finally:
+        unfuse(model)
+
+
+def recipe_of(model: nn.Module) -> dict[str, Any] | None:
+    """What a model is made of, or None where that cannot be said."""
+    try:
+        return any_recipe_of(model)
+    except ValueError:  # a composed model with parts of the user's own
+        return None
+
+
+def _batch_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return [(parent, name, child) for parent in model.modules() for name, child in parent.named_children() if isinstance(child, kinds)]
+
+
+def _in(layout: Any, images: Tensor) -> Tensor:
+    return images if layout is None or images.ndim != 4 else images.contiguous(memory_format=layout)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tracker takes."""
+    return {name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in options.items()}
