@@ -98,7 +98,7 @@ class Evaluation:
         FigureCanvasAgg(figure)  # no window, and no state of pyplot's
         axes = figure.subplots()
         shares = 100 * self.confusion.double() / self.confusion.sum(1, keepdim=True).clamp(min=1)
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
         figure.colorbar(image, ax=axes, label="of the images of a class, %", shrink=0.8)
         # Names and numbers are for what can be read.
         if size <= 40:
@@ -161,7 +161,7 @@ def evaluate(
 
 
 class _Tally:
-    """Sums over batches, which stay on the device of the scores: reading them there would wait for each batch."""
+    """Sums over batches."""
 
     def __init__(self, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._criterion = criterion
@@ -178,9 +178,11 @@ class _Tally:
             self._loss, self._top = self._loss.to(scores.device), self._top.to(scores.device)
             self._confusion = torch.zeros(size, size, dtype=torch.int64, device=scores.device)
         size = len(self._confusion)
+        true = labels.argmax(1) if labels.dim() == 2 else labels
+        if int(true.max()) >= size:
+            raise ValueError(f"the model tells {size} classes apart, and an image is of class {int(true.max())}")
         self._count += len(labels)
         self._loss += self._criterion(scores, labels).double() * len(labels)
-        true = labels.argmax(1) if labels.dim() == 2 else labels
         if size > _TOP:
             self._top += (scores.topk(_TOP, dim=1).indices == true[:, None]).sum()
         self._confusion += torch.bincount(true * size + scores.argmax(1), minlength=size * size).view(size, size)

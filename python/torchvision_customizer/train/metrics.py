@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import tempfile
@@ -141,13 +142,12 @@ class TrainingMetrics:
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write a table with a line for each epoch; what was not measured is empty."""
-        with tempfile.SpooledTemporaryFile(mode="w+", newline="", encoding="utf-8") as stream:
-            table = csv.writer(stream, lineterminator="\n")
-            table.writerow(("epoch", *_NAMES))
-            columns = [getattr(self, column) for column in _COLUMNS]
-            table.writerows((epoch, *row) for epoch, row in enumerate(zip(*columns, strict=True)))
-            stream.seek(0)
-            return write_whole(path, stream.read())
+        stream = io.StringIO()
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(("epoch", *_NAMES))
+        columns = [getattr(self, column) for column in _COLUMNS]
+        table.writerows((epoch, *row) for epoch, row in enumerate(zip(*columns, strict=True)))
+        return write_whole(path, stream.getvalue())
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Draw loss and accuracy over the epochs; the ending of ``path`` says as what (png, svg, pdf).

@@ -87,8 +87,11 @@ class _Kind:
 
 def _split(train: str, val: str | None, test: str | None, classes: int | None = None, **others: Any) -> _Kind:
     """By an argument ``split``."""
-    rest = [None if name is None else {"split": name, **others} for name in (val, test)]
-    return _Kind({"split": train, **others}, *rest, classes)
+
+    def arguments(name: str | None) -> Mapping[str, Any] | None:
+        return None if name is None else {"split": name, **others}
+
+    return _Kind({"split": train, **others}, arguments(val), arguments(test), classes)
 
 
 _BY_FLAG = _Kind({"train": True}, None, {"train": False})
