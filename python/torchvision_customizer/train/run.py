@@ -33,7 +33,7 @@ from .metrics import MetricsFile, TrainingMetrics
 from .optim import make_optimizer, make_scheduler
 from .preparing import Wrapped, example_of
 from .progress import Progress
-from .scoring import Criterion, add_to, averages, evaluate, in_layout, loss_of, new_sums
+from .scoring import Criterion, add_to, averages, evaluate, in_layout, loss_of, new_sums, outputs_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -296,8 +296,10 @@ class Run:
             updates = number == first + group - 1
             images, targets = split_batch(batch)
             with nullcontext() if updates else accelerator.no_sync(self.wrapped.model):
-                loss, logits = loss_of(self.wrapped.model(in_layout(self.layout, images)), targets, self.criterion)
-                add_to(self.sums, loss, logits, targets, self.train.counted(number, len(images)))
+                outputs = outputs_of(self.wrapped.model(in_layout(self.layout, images)))
+                loss = loss_of(outputs, targets, self.criterion)
+                counted = self.train.counted(number, len(images))
+                add_to(self.sums, loss, outputs, targets, self.criterion, counted)
                 if watch and not math.isfinite(loss.item()):
                     raise self._not_finite(number)
                 accelerator.backward(loss / group if group > 1 else loss)

@@ -20,15 +20,18 @@ _AUXILIARY = {2: 0.3, 1: 0.4}
 Criterion = Callable[[Any, Tensor], Tensor]
 
 
-def loss_of(output: Any, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
-    """The loss and the logits of a model's output; auxiliary heads, which come after the logits, count for less."""
-    if isinstance(output, Tensor):
-        return criterion(output, targets), output
-    logits, *others = (part for part in output if part is not None)
+def outputs_of(output: Any) -> tuple[Tensor, ...]:
+    """What a model gives: logits, and after them those of auxiliary heads."""
+    return (output,) if isinstance(output, Tensor) else tuple(part for part in output if part is not None)
+
+
+def loss_of(outputs: tuple[Tensor, ...], targets: Tensor, criterion: Criterion) -> Tensor:
+    """The loss, in which auxiliary heads count for less."""
+    logits, *others = outputs
     loss = criterion(logits, targets)
     for other in others:
         loss = loss + _AUXILIARY.get(len(others), 0.3) * criterion(other, targets)
-    return loss, logits
+    return loss
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -42,9 +45,16 @@ def new_sums(device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def add_to(sums: Tensor, loss: Tensor, logits: Tensor, targets: Tensor, counted: int) -> None:
-    """Add a batch of which the first ``counted`` images count."""
-    right = hits(logits[:counted], targets[:counted])
+def add_to(
+    sums: Tensor, loss: Tensor, outputs: tuple[Tensor, ...], targets: Tensor, criterion: Criterion, counted: int
+) -> None:
+    """Add a batch of which the first ``counted`` images count; ``loss`` is that of all of it."""
+    if counted == 0:
+        return
+    if counted < len(targets):
+        outputs, targets = tuple(output[:counted] for output in outputs), targets[:counted]
+        loss = loss_of(outputs, targets, criterion)
+    right = hits(outputs[0], targets)
     sums[0] += loss.detach() * counted
     sums[1] += right.sum()
     sums[2] += right.numel()
@@ -69,9 +79,9 @@ def evaluate(
         for batch in batches.epoch(0):
             images, targets = split_batch(batch)
             with accelerator.autocast():
-                output = model(in_layout(layout, images))
-            output = output if isinstance(output, Tensor) else output[0]
-            add_to(sums, criterion(output.float(), targets), output, targets, len(images))
+                logits = outputs_of(model(in_layout(layout, images)))[:1]
+            logits = (logits[0].float(),)
+            add_to(sums, loss_of(logits, targets, criterion), logits, targets, criterion, len(images))
     finally:
         for module in training:
             module.training = True
