@@ -141,9 +141,8 @@ class Run:
         self.best_step = 0
         self.progress = Progress(options.epochs, verbose and accelerator.is_local_main_process)
         self.last_checkpoint: Path | None = None
-        self._entered: Mapping[str, Any] | None = None  # random states, for an epoch that is entered in the middle
-        self._epoch_random: dict[str, Any] = {}
-        self._clean_until = 0.0
+        self._generators = self.train.generators()
+        self._order = self._generator_states()  # as they were when the epoch began
 
     # ---- from and to a checkpoint ----
 
@@ -173,13 +172,10 @@ class Run:
             self.sums.zero_()  # they are those of all processes
         self.metrics = TrainingMetrics.from_dict(state["metrics"])
         self.best_step = state["best_step"]
-        states = state["random"]
-        random = states[self.accelerator.process_index] if len(states) == self.accelerator.num_processes else None
-        if self.position.batch:
-            self._entered = random
-        elif random is not None:
-            set_random_state(random["now"])
-            for generator, kept in zip(self.train.generators(), random["generators"], strict=True):
+        if len(state["random"]) == self.accelerator.num_processes:
+            random = state["random"][self.accelerator.process_index]
+            set_random_state(random)
+            for generator, kept in zip(self._generators, random["order" if self.position.batch else "generators"], strict=True):
                 generator.set_state(kept)
         if self.output is not None and self.accelerator.is_main_process:
             go_on_from(self.output, folder, self.best_step)
@@ -208,14 +204,16 @@ class Run:
         kept = self.options.model_dump(exclude={"epochs", "early_stopping"})
         return {**kept, "optimizer": type(self.raw_optimizer).__name__, "scheduler": type(self.scheduler).__name__}
 
+    def _generator_states(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators]
+
     def _save(self, best: bool = False) -> None:
         """Write a checkpoint, where there is a folder for it."""
         if self.output is None:
             return
         from accelerate.utils import gather_object
 
-        generators = [generator.get_state() for generator in self.train.generators()]
-        random = {"now": random_state(), "epoch": self._epoch_random, "generators": generators}
+        random = {**random_state(), "generators": self._generator_states(), "order": self._order}
         states = gather_object([random]) if self.accelerator.num_processes > 1 else [random]
         sums = self.accelerator.reduce(self.sums, "sum")
         if self.accelerator.is_main_process:
@@ -278,18 +276,11 @@ class Run:
         accelerator, options, position, total = self.accelerator, self.options, self.position, self.train.steps
         start = time.perf_counter() - position.seconds
         self.wrapped.model.train()
-        if self._entered is not None:
-            set_random_state(self._entered["epoch"])
-            for generator, kept in zip(self.train.generators(), self._entered["generators"], strict=True):
-                generator.set_state(kept)
-        self._epoch_random = random_state()
+        self._order = self._generator_states()
         self.progress.start(position.epoch, total, position.batch)
         # Each step on one CPU, where it costs nothing to look; else now and then.
         watch = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         for batch in self.train.epoch(position.epoch, position.batch):
-            if self._entered is not None:  # only now: order and workers' seeds are drawn with the first batch
-                set_random_state(self._entered["now"])
-                self._entered = None
             number = position.batch
             first = number - number % options.accumulate
             group = min(options.accumulate, total - first)
