@@ -125,7 +125,15 @@ def test_gradual_unfreezing_goes_on(hybrid, tmp_path):
     def run(output, **options):
         torch.manual_seed(1)
         images = TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 4)
-        return fit(output, DataLoader(images, 4), DataLoader(images, 4), hybrid("squeezenet1_1", {"features.12": {"wrap": "se"}}), epochs=3, gradual_unfreezing=1, **options)[0]
+        return fit(
+            output,
+            DataLoader(images, 4),
+            DataLoader(images, 4),
+            hybrid("squeezenet1_1", {"features.12": {"wrap": "se"}}),
+            epochs=3,
+            gradual_unfreezing=1,
+            **options,
+        )[0]
 
     model = run(tmp_path / "whole", keep=9, checkpoint_every=1)
     assert same(model, run(tmp_path / "again", resume=tmp_path / "whole" / "checkpoints" / "step-00000003"))
@@ -249,7 +257,15 @@ class TestFolder:
 
     def test_load_gives_the_best_model(self, hybrid, tmp_path):
         images = TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 4)
-        _, metrics = fit(tmp_path, DataLoader(images, 4), DataLoader(images, 4), hybrid(), epochs=2, ema=0.9, lr=1e-4)
+        _, metrics = fit(
+            tmp_path,
+            DataLoader(images, 4),
+            DataLoader(images, 4),
+            hybrid("squeezenet1_1", {"features.12": {"wrap": "se"}}),
+            epochs=2,
+            ema=0.9,
+            lr=1e-4,
+        )
         loaded = load(tmp_path)
         loss, accuracy = Trainer(loaded, "cpu").evaluate(DataLoader(images, 4))
         assert accuracy == metrics.best_val_acc
