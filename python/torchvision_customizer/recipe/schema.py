@@ -211,6 +211,7 @@ class DataOptions(Section):
 
     dataset: str | None = Field(None, description="A classification set of torchvision, or a folder of images.")
     data_dir: str | None = Field(None, description="Where the data is.")
+    val_fraction: Probability | None = Field(None, description="Share of the training images that is held out for validation.")
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     augment: Annotated[
         Literal["none", "basic", "randaugment", "trivialaugment"],

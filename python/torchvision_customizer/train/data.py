@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from .._torchvision import models
 from .._torchvision import transforms as v2
@@ -129,7 +129,7 @@ def open_data(
         "batch_size": batch_size,
         "num_workers": (0 if whole else min(8, os.cpu_count() or 1)) if workers is None else workers,
         "pin_memory": pin_memory,
-        "collate_fn": _as_it_is,
+        "collate_fn": _joined,
     }
     options["persistent_workers"] = options["num_workers"] > 0
     images = ImageSet(*splits[0], channels, augmentation, seed, mixing)
@@ -285,5 +285,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return ((epoch, index) for index in order.tolist())
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _joined(batch: Any) -> Any:
+    """Batches come as they are; single images, of a subset for instance, are joined."""
+    return batch if isinstance(batch, tuple) else default_collate(batch)
