@@ -279,6 +279,10 @@ class Export(Section):
     verify: bool = True
     mean: list[float] | None = Field(None, min_length=1, description="Of the images, for the metadata of the file.")
     std: list[Positive] | None = Field(None, min_length=1)
+    resize: Side | None = Field(None, description="What the short side of an image becomes; by default as crop.")
+    crop: Side | None = Field(None, description="Height and width of what is cut out of it; by default those of input_shape.")
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
     classes: list[str] | None = None
 
 
