@@ -28,7 +28,8 @@ def known_preprocessing(model: nn.Module) -> Preprocessing | None:
     """
     said = _recipe_of(model)
     if said.get("mean") is not None and said.get("std") is not None:
-        return Preprocessing(known_shape(model)[-1], tuple(said["mean"]), tuple(said["std"]))
+        others = {key: said[key] for key in ("resize", "interpolation", "antialias") if said.get(key) is not None}
+        return Preprocessing(said.get("crop") or known_shape(model)[-1], tuple(said["mean"]), tuple(said["std"]), **others)
     weights = _weights_of(model)
     if weights is not None:
         preset = weights.transforms()

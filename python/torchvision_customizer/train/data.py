@@ -61,7 +61,7 @@ class Data:
 
 
 def open_data(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | OpenedSet,
     data_dir: str | os.PathLike[str] = "./data",
     *,
     download: bool = False,
@@ -86,7 +86,7 @@ def open_data(
 
     Args:
         name: of a set, as in ``fashion_mnist`` or ``Flowers102``; a folder with ``train`` and ``val`` or ``test``, or with a
-            folder for each class; or ``imagefolder``, which is ``data_dir``.
+            folder for each class; or ``imagefolder``, which is ``data_dir``. Or what ``open_set`` has opened.
         data_dir: where the set is, or will be.
         download: whether a set that is not there may be downloaded by torchvision.
         augment: of the training images: ``none``, ``basic`` (crops, and mirror images where they are of the same class),
@@ -118,7 +118,7 @@ def open_data(
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be at least 0 and below 1, got {val_fraction}")
-    found = open_set(os.fspath(name), data_dir, download)
+    found = name if isinstance(name, OpenedSet) else open_set(os.fspath(name), data_dir, download)
     whole = isinstance(found.train, InMemory)
     preprocessing = transform or _preprocessing(found, weights, image_size, channels)
     channels = len(preprocessing.mean)
