@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 @click.command(
     short_help="Train a model.",
     help="Train the model of a recipe, a patched backbone, or a model that was saved or trained before, as the section "
-    "training of its recipe says. The folder that this writes is what build and export take as --recipe, and evaluate as MODEL: "
-    "it has the checkpoints, the history, and an evaluation of the best epoch's model. Runs under torchrun and accelerate "
-    "launch, too.",
+    "training of its recipe says. FOLDER, with the checkpoints, the history and an evaluation of the best epoch's model, is "
+    "what build and export take as --recipe, and evaluate as MODEL. Runs under torchrun and accelerate launch, too.",
 )
 @model_options
 @click.option("--data", "dataset", metavar="NAME|FOLDER", help="A classification set of torchvision, or a folder of images.")
@@ -81,9 +80,7 @@ def train(
     )
 
     section = None if config is None else config.training
-    training = training_with(
-        section, {"seed": 0, **_given(section), "dataset": dataset, "data_dir": data_dir, **overrides}, "train"
-    )
+    training = training_with(section, {"dataset": dataset, "data_dir": data_dir, **overrides})
     if training.dataset is None:
         raise click.UsageError("nothing says what to train on: name a set or a folder of images with --data")
     from ..train.launch import processes

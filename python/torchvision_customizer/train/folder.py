@@ -140,9 +140,7 @@ def check_classes(mine: tuple[str, ...] | None, data: Data, model: str) -> None:
         return
     pairs = enumerate(zip(mine, data.classes, strict=False))
     odd = next(((number, pair) for number, pair in pairs if pair[0] != pair[1]), None)
-    what = (
-        f"class {odd[0]} is '{odd[1][0]}' there and '{odd[1][1]}' here"
-        if odd
-        else f"{len(mine)} there, {len(data.classes)} here"
-    )
+    what = f"{len(mine)} there, {len(data.classes)} here"
+    if odd is not None:
+        what = f"class {odd[0]} is '{odd[1][0]}' there and '{odd[1][1]}' here"
     raise ValueError(f"{model} was trained on other classes than those of {data.source}: {what}")
