@@ -94,6 +94,8 @@ def train(
     from ..deploy.known import known_classes
     from ..hybrid import HybridModel, load
 
+    if isinstance(model, HybridModel) and model._hybrid_state.library is None:
+        raise click.UsageError("a composed model that is patched cannot be loaded again; put the block into the stages")
     if folder is not None and isinstance(model, HybridModel) and training.freeze_backbone:
         model.freeze_backbone(training.unfreeze_stages)
     data = data_for(model, found, training, size=input_size, limit=limit, pin_memory=state.device.type == "cuda")
@@ -118,8 +120,8 @@ def train(
             tracker=tracker,
             verbose=not as_json,
         )
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(str(stop).replace("resume=True", "--resume")) from None
+    except (KeyboardInterrupt, FileExistsError) as stop:
+        raise type(stop)(str(stop).replace("resume=True", "--resume")) from None
     if not state.is_main_process:
         return
     best = load(output).to(trainer.device)

@@ -252,7 +252,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> H
 
 
 def model_folder(directory: str | os.PathLike[str]) -> Path:
-    """A saved model's folder: the one that is named, or the best model in it, where it is one that ``Trainer.fit`` has written."""
+    """The folder of a saved model: the one that is named, or the best in one that ``Trainer.fit`` has written."""
     folder = Path(directory).expanduser()
     return folder / BEST if not (folder / RECIPE).exists() and (folder / BEST / RECIPE).is_file() else folder
 

@@ -1,4 +1,4 @@
-"""The batches of a loader: split over processes, put on the device, and the same ones however often a training is interrupted."""
+"""The batches of a loader: split over processes, on the device, and the same ones however often a training is interrupted."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ def split_batch(batch: Any) -> tuple[Tensor, Tensor]:
         found = [next((batch[name] for name in names if name in batch), None) for names in (_IMAGES, _TARGETS)]
         if isinstance(found[0], Tensor) and isinstance(found[1], Tensor):
             return found[0], found[1]
-        raise TypeError(
-            f"a batch must have images ({', '.join(_IMAGES)}) and targets ({', '.join(_TARGETS)}), got {', '.join(map(str, batch))}"
-        )
+        names = f"images ({', '.join(_IMAGES)}) and targets ({', '.join(_TARGETS)})"
+        raise TypeError(f"a batch that is a mapping must have {names}, got {', '.join(map(str, batch))}")
     if isinstance(batch, Sequence) and len(batch) >= 2 and isinstance(batch[0], Tensor) and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
     raise TypeError(f"a batch must be (images, targets) or a mapping with them, got {type(batch).__name__}")
@@ -99,7 +98,7 @@ class Batches:
         elif self._processes > 1:
             raise ValueError(f"several processes share the batches of a DataLoader, and this is a {type(loader).__name__}")
         if not hasattr(loader, "__len__"):
-            raise TypeError(f"a loader must have a length, so that there is an end to an epoch; {type(loader).__name__} has none")
+            raise TypeError(f"a loader must have a length, which is that of an epoch; {type(loader).__name__} has none")
         self.steps = len(self._loader)
         if self.steps == 0 and (even or len(loader) == 0):
             raise ValueError("the loader has no batch (is drop_last on, and the data set smaller than a batch?)")
@@ -110,10 +109,10 @@ class Batches:
         batch_sampler = copy.copy(loader.batch_sampler)  # accelerate gives it another sampler
         self._seeded = _Seeded(loader.dataset, loader.collate_fn, seed, shared=loader.num_workers > 0)
         self._sampler = getattr(batch_sampler, "sampler", loader.sampler)
-        self._batches = len(batch_sampler)  # type: ignore[arg-type]
-        if loader.batch_size is not None and not loader.drop_last and hasattr(loader.sampler, "__len__"):
-            self._images = len(loader.sampler)
-            self._size = loader.batch_size
+        self._batches = len(loader)
+        order: Any = loader.sampler
+        if loader.batch_size is not None and not loader.drop_last and hasattr(order, "__len__"):
+            self._images, self._size = len(order), loader.batch_size
         options = {name: getattr(loader, name) for name in _KEPT if getattr(loader, name, None) not in (None, "")}
         return DataLoader(self._seeded, batch_sampler=batch_sampler, collate_fn=_as_it_is, **options)
 

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..hybrid.saving import BEST, RECIPE, VERSIONS, WEIGHTS, own_tensors, write_files
+from ..hybrid.saving import BEST, VERSIONS, WEIGHTS, own_tensors, write_files
 
 STATE, TRAINED, LAST = "state.pt", "training.safetensors", "last"
 _FOLDER = "checkpoints"
@@ -40,7 +40,7 @@ _FILE_VERSION = 1
 
 def random_state() -> dict[str, Any]:
     """The random generators of python, numpy, torch and CUDA, as plain values and tensors."""
-    version, key, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    version, key, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
         "numpy": (str(version), [int(word) for word in key], int(position), int(has_gauss), float(cached)),
@@ -69,7 +69,7 @@ def write_checkpoint(
     best: bool,
     keep: int,
 ) -> Path:
-    """Write a checkpoint, point ``last`` (and ``best``) to it, and delete what is neither the best nor one of the last ``keep``.
+    """Write a checkpoint, let ``last`` (and ``best``) name it, and delete all but the best and the last ``keep``.
 
     Args:
         output: the folder of the training.

@@ -44,5 +44,5 @@ def fit_options(training: Training | None) -> dict[str, Any]:
 
 
 def _of(kind: type[Section], training: Training | None) -> dict[str, Any]:
-    training = training or Training()
-    return {name: getattr(training, name) for name in kind.model_fields}
+    chosen = Training.model_validate({}) if training is None else training
+    return {name: getattr(chosen, name) for name in kind.model_fields}

@@ -80,13 +80,13 @@ def make_scheduler(
 
     Args:
         name: ``cosine`` falls to ``min_lr``; ``step`` is multiplied by ``gamma`` after every ``step_size`` epochs;
-            ``onecycle`` rises to ten times the rate and falls to almost nothing (torch's ``OneCycleLR``); ``constant`` stays. With
-            None or ``none`` and no warm-up there is no schedule.
+            ``onecycle`` rises to ten times the rate and falls to almost nothing (torch's ``OneCycleLR``); ``constant`` stays.
+            With None or ``none`` and no warm-up there is no schedule.
         optimizer: its rates are the highest ones, but for ``onecycle``.
         epochs: how long the schedule is.
         steps_per_epoch: updates of the weights in an epoch.
-        warmup_epochs: in which the rate rises in a line from almost nothing, before the schedule; for ``onecycle`` its own rise,
-            by default three tenths of all.
+        warmup_epochs: in which the rate rises in a line from almost nothing, before the schedule; for ``onecycle`` its own
+            rise, by default three tenths of all.
         min_lr: of ``cosine``, where it ends; for groups with a smaller rate the same share of it.
         step_size: of ``step``, by default a third of the epochs, and one at the least.
         gamma: of ``step``, by default 0.1.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import WeightsError
 from ..hybrid import GradualUnfreezing
-from ..hybrid.saving import any_recipe_of
-from .batches import Batches, drawing, split_batch
+from .batches import Batches, split_batch
 from .checkpoint import (
     find_checkpoint,
     go_on_from,
@@ -33,17 +31,15 @@ from .ema import MovingAverage
 from .interrupt import Interrupted, Interrupts
 from .metrics import MetricsFile, TrainingMetrics
 from .optim import make_optimizer, make_scheduler
+from .preparing import Wrapped, example_of
 from .progress import Progress
+from .scoring import Criterion, add_to, averages, evaluate, in_layout, loss_of, new_sums, outputs_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Processes ask each other, and a GPU is asked, whether all is well after so many batches.
 _BATCHES_BETWEEN_CHECKS = 25
-# The weight of the auxiliary heads of GoogLeNet (https://arxiv.org/abs/1409.4842), and of the one of Inception v3.
-_AUXILIARY = {2: 0.3, 1: 0.4}
-
-Criterion = Callable[[Any, Tensor], Tensor]
 Found = tuple[Path, dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]  # as read_checkpoint reads it
 
 
@@ -55,62 +51,6 @@ class Position:
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
-
-
-def loss_of(output: Any, targets: Tensor, criterion: Criterion) -> tuple[Tensor, Tensor]:
-    """The loss and the logits of a model's output; auxiliary heads, which come after the logits, count for less."""
-    if isinstance(output, Tensor):
-        return criterion(output, targets), output
-    logits, *others = (part for part in output if part is not None)
-    loss = criterion(logits, targets)
-    for other in others:
-        loss = loss + _AUXILIARY.get(len(others), 0.3) * criterion(other, targets)
-    return loss, logits
-
-
-def hits(logits: Tensor, targets: Tensor) -> Tensor:
-    """Which predictions are right. Targets are classes, or a probability for each class."""
-    return logits.argmax(1) == (targets.argmax(1) if targets.ndim == logits.ndim else targets)
-
-
-def new_sums(device: torch.device) -> Tensor:
-    """Loss times images, right predictions, predictions, images: in float64 where the device has it."""
-    return torch.zeros(4, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-
-
-@torch.no_grad()
-def add_to(sums: Tensor, loss: Tensor, logits: Tensor, targets: Tensor, counted: int) -> None:
-    """Add a batch of which the first ``counted`` images count."""
-    right = hits(logits[:counted], targets[:counted])
-    sums[0] += loss.detach() * counted
-    sums[1] += right.sum()
-    sums[2] += right.numel()
-    sums[3] += counted
-
-
-def averages(sums: Tensor) -> tuple[float, float]:
-    """Mean loss over images, and accuracy as a share; NaN where there is nothing."""
-    loss, right, predictions, images = sums.tolist()
-    return loss / images if images else math.nan, right / predictions if predictions else math.nan
-
-
-@torch.no_grad()
-def evaluate(accelerator: Accelerator, model: nn.Module, batches: Batches, criterion: Criterion, layout: Any) -> tuple[float, float]:
-    """Mean loss over the images of all processes, and accuracy. The training flags are as before afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    sums = new_sums(accelerator.device)
-    try:
-        for batch in batches.epoch(0):
-            images, targets = split_batch(batch)
-            with accelerator.autocast():
-                output = model(_in(layout, images))
-            output = output if isinstance(output, Tensor) else output[0]
-            add_to(sums, criterion(output.float(), targets), output, targets, len(images))
-    finally:
-        for module in training:
-            module.training = True
-    return averages(accelerator.reduce(sums, "sum"))
 
 
 class Run:
@@ -190,10 +130,10 @@ class Run:
             gamma=options.gamma,
         )
         every = options.gradual_unfreezing
-        self.unfreezing = None if every is None else GradualUnfreezing(model, every, example_input=example_of(train, model))
+        self.unfreezing = None if every is None else GradualUnfreezing(model, every, example_input=example_of(train))
         self.ema = None if options.ema is None else MovingAverage(model, options.ema)
         self.optimizer = accelerator.prepare_optimizer(self.raw_optimizer)
-        self.wrapped: nn.Module = model
+        self.wrapped = Wrapped(accelerator, model, machine.sync_batch_norm)
 
         self.metrics = TrainingMetrics()
         self.position = Position()
@@ -228,7 +168,7 @@ class Run:
         if self.unfreezing is not None:
             self.unfreezing.load_state_dict(state["unfreezing"])
         self.position = Position(**state["position"])
-        self.sums.copy_(torch.tensor(state["sums"]).to(self.sums))
+        self.sums.copy_(torch.tensor(state["sums"], dtype=torch.float64).to(self.sums))
         if not self.accelerator.is_main_process:
             self.sums.zero_()  # they are those of all processes
         self.metrics = TrainingMetrics.from_dict(state["metrics"])
@@ -254,7 +194,8 @@ class Run:
                 raise ValueError(f"{folder} was made with {name}={former!r}, and this is {name}={given[name]!r}")
         if state["updates"] != self.updates:
             raise ValueError(
-                f"{folder} was made with {state['updates']} updates of the weights in an epoch, and this loader gives {self.updates}"
+                f"{folder} was made with {state['updates']} updates of the weights in an epoch, "
+                f"and this loader gives {self.updates}"
             )
         if state["seed"] != self.seed:
             raise ValueError(f"{folder} was made with seed {state['seed']}, and this is {self.seed}")
@@ -315,8 +256,7 @@ class Run:
         file = MetricsFile(self.output / "metrics.jsonl", resume_step=position.step) if main and self.output else None
         if accelerator.log_with:
             accelerator.init_trackers("torchvision_customizer", config=_plain(self._options()))
-        with self._prepared(), Interrupts() as interrupts, self.progress:
-            self._wrap()
+        with self.wrapped, Interrupts() as interrupts, self.progress:
             while position.epoch < options.epochs and not self._is_over():
                 self._epoch(interrupts)
                 row, best = self._end_of_epoch()
@@ -337,7 +277,7 @@ class Run:
         """The rest of an epoch."""
         accelerator, options, position, total = self.accelerator, self.options, self.position, self.train.steps
         start = time.perf_counter() - position.seconds
-        self.wrapped.train()
+        self.wrapped.model.train()
         if self._entered is not None:
             set_random_state(self._entered["epoch"])
             for generator, kept in zip(self.train.generators(), self._entered["generators"], strict=True):
@@ -355,9 +295,11 @@ class Run:
             group = min(options.accumulate, total - first)
             updates = number == first + group - 1
             images, targets = split_batch(batch)
-            with nullcontext() if updates else accelerator.no_sync(self.wrapped):
-                loss, logits = loss_of(self.wrapped(_in(self.layout, images)), targets, self.criterion)
-                add_to(self.sums, loss, logits, targets, self.train.counted(number, len(images)))
+            with nullcontext() if updates else accelerator.no_sync(self.wrapped.model):
+                outputs = outputs_of(self.wrapped.model(in_layout(self.layout, images)))
+                loss = loss_of(outputs, targets, self.criterion)
+                counted = self.train.counted(number, len(images))
+                add_to(self.sums, loss, outputs, targets, self.criterion, counted)
                 if watch and not math.isfinite(loss.item()):
                     raise self._not_finite(number)
                 accelerator.backward(loss / group if group > 1 else loss)
@@ -402,7 +344,7 @@ class Run:
         train_loss, train_accuracy = averages(sums)
         val_loss = val_accuracy = None
         if self.val is not None:
-            self._share_buffers()
+            self.wrapped.share_buffers(*(() if self.ema is None else (self.ema.module,)))
             model = self.model if self.ema is None else self.ema.module
             val_loss, val_accuracy = evaluate(self.accelerator, model, self.val, self.val_criterion, self.layout)
         seconds = position.seconds + time.perf_counter() - start
@@ -427,7 +369,7 @@ class Run:
         self.sums.zero_()
         if self.unfreezing is not None and (levels := self.unfreezing.step()):
             self.progress.say(f"trained from now on, too: {', '.join(levels)}")
-            self._wrap()  # several processes share the gradients of what was trainable when it was wrapped
+            self.wrapped.renew()
         return row, best
 
     def _is_over(self) -> bool:
@@ -472,41 +414,6 @@ class Run:
             return Interrupted(f"{where}; nothing is saved, as there is no output folder")
         return Interrupted(f"{where}; the state is in {self.last_checkpoint}: go on with resume=True")
 
-    # ---- the model, and what is done to it while it is trained ----
-
-    @contextmanager
-    def _prepared(self) -> Iterator[None]:
-        """The model as it is trained, and afterwards as it was."""
-        attributes = {name: vars(self.model)[name] for name in _SET_BY_ACCELERATE if name in vars(self.model)}
-        norms = _batch_norms(self.model)
-        if self.machine.sync_batch_norm and self.accelerator.num_processes > 1:
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        try:
-            yield
-        finally:
-            self._unwrap(attributes)
-            for parent, name, norm in norms:
-                setattr(parent, name, norm.train(getattr(parent, name).training))
-
-    def _wrap(self) -> None:
-        self._unwrap({})
-        self.wrapped = self.accelerator.prepare_model(self.model)
-
-    def _unwrap(self, attributes: Mapping[str, Any]) -> None:
-        for name in _SET_BY_ACCELERATE:
-            vars(self.model).pop(name, None)
-        vars(self.model).update(attributes)
-        self.wrapped = self.model
-
-    def _share_buffers(self) -> None:
-        """Statistics of batch norms are those of the first process, which are also those that are saved."""
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import broadcast
-
-            for model in (self.model, *(() if self.ema is None else (self.ema.module,))):
-                for buffer in model.buffers():
-                    broadcast(buffer)
-
 
 def find_state(accelerator: Accelerator, place: Path, needed: bool) -> Found | None:
     """The checkpoint to go on from, as the first process finds and reads it; None where there is none.
@@ -529,7 +436,8 @@ def find_state(accelerator: Accelerator, place: Path, needed: bool) -> Found | N
         broadcast_object_list(found)
     if isinstance(found[0], WeightsError):
         raise found[0]
-    return found[0]
+    state: Found | None = found[0]
+    return state
 
 
 def choose_seed(accelerator: Accelerator, wanted: int | None, found: Found | None) -> int:
@@ -545,60 +453,6 @@ def choose_seed(accelerator: Accelerator, wanted: int | None, found: Found | Non
     if accelerator.num_processes > 1:
         broadcast_object_list(drawn)
     return drawn[0]
-
-
-# What Accelerator.prepare_model writes into the model itself.
-_SET_BY_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared")
-
-
-def example_of(loader: Any, model: nn.Module) -> tuple[int, ...] | None:
-    """The shape of two images of a loader's data set; None where it is not told by the first one."""
-    dataset = getattr(loader, "dataset", None)
-    if not hasattr(dataset, "__getitem__"):
-        return None
-    sampler = iter(loader.sampler)
-    with drawing(0):
-        try:
-            image, _ = split_batch(loader.collate_fn([dataset[next(sampler)]]))
-        except (TypeError, StopIteration):
-            return None
-    return (2, *image.shape[1:])
-
-
-@contextmanager
-def fused(model: nn.Module, wanted: bool, shape: tuple[int, ...] | None) -> Iterator[None]:
-    """The model with fused blocks, and afterwards as it was."""
-    from ..fusion import fuse, unfuse
-    from ..fusion.fusing import is_fused
-
-    if not wanted or is_fused(model):
-        yield
-        return
-    example = None if shape is None else torch.zeros(shape, device=next(model.parameters()).device)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fuse: ", category=UserWarning)  # there may be nothing to fuse
-        fuse(model, example_input=example)
-    try:
-        yield
-    finally:
-        unfuse(model)
-
-
-def recipe_of(model: nn.Module) -> dict[str, Any] | None:
-    """What a model is made of, or None where that cannot be said."""
-    try:
-        return any_recipe_of(model)
-    except ValueError:  # a composed model with parts of the user's own
-        return None
-
-
-def _batch_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return [(parent, name, child) for parent in model.modules() for name, child in parent.named_children() if isinstance(child, kinds)]
-
-
-def _in(layout: Any, images: Tensor) -> Tensor:
-    return images if layout is None or images.ndim != 4 else images.contiguous(memory_format=layout)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from .config import FitOptions, TrainerOptions, check_options
 from .launch import make_accelerator, on_device, processes
 from .metrics import TrainingMetrics
 from .optim import make_optimizer, make_scheduler
+from .preparing import example_of, fused, recipe_of
 from .presets import open_small_set
-from .run import Criterion, Run, choose_seed, evaluate, example_of, find_state, fused, recipe_of
+from .run import Run, choose_seed, find_state
+from .scoring import Criterion, evaluate
 
 
 class Trainer:
@@ -37,7 +39,7 @@ class Trainer:
         channels_last: run the model on images in channels_last.
         compile: run the model through ``torch.compile``.
         fused: fuse blocks while the model is trained (see ``fuse``). Afterwards, and in what is saved, it is as it was.
-        sync_batch_norm: take the statistics of batch norms over the images of all processes; GPUs only, torch has none for CPUs.
+        sync_batch_norm: statistics of batch norms over the images of all processes; for GPUs only, as torch has none for CPUs.
         seed: of everything that is random. Without one, what ``torch.manual_seed`` has set decides.
 
     Attributes:
@@ -182,9 +184,9 @@ class Trainer:
             },
         )
         folder = None if output is None else Path(output).expanduser()
-        for option, value in (("checkpoint_every", checkpoint_every), ("keep", keep)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"fit: {option} must be an integer of at least 1, got {value!r}")
+        for option, count in (("checkpoint_every", checkpoint_every), ("keep", keep)):
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"fit: {option} must be an integer of at least 1, got {count!r}")
         for option, needs in (("checkpoint_every", checkpoint_every), ("tracker", tracker), ("resume=True", resume is True)):
             if folder is None and needs:
                 raise ValueError(f"fit: {option} needs output, the folder for it")
@@ -196,11 +198,12 @@ class Trainer:
             accelerator = make_accelerator(self.device, self.options.precision, self.options.compile, folder, tracker)
             found = None
             if resume:
-                found = find_state(accelerator, folder if resume is True and folder is not None else Path(resume), resume is not True)
+                place = folder if isinstance(resume, bool) else Path(resume)
+                found = None if place is None else find_state(accelerator, place, needed=resume is not True)
             elif folder is not None and find_checkpoint(folder) is not None:
                 raise FileExistsError(f"fit: {folder} has a training; go on with it by resume=True, or name another folder")
             seed = choose_seed(accelerator, self.options.seed, found)
-            recipe, shape = recipe_of(self.model), example_of(train_loader, self.model)
+            recipe, shape = recipe_of(self.model), example_of(train_loader)
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
             with fused(self.model, self.options.fused, shape):
@@ -284,6 +287,76 @@ class Trainer:
             batches = Batches(loader, accelerator, even=False)
             layout = torch.channels_last if self.options.channels_last else None
             return evaluate(accelerator, self.model, batches, criterion or nn.CrossEntropyLoss(), layout)
+
+    def fit_mnist(
+        self,
+        epochs: int = 5,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        data_dir: str | os.PathLike[str] = "./data",
+        **options: Any,
+    ) -> TrainingMetrics:
+        """Train on MNIST; where ``data_dir`` does not have it, it is downloaded.
+
+        Args:
+            epochs: how often the data is gone through.
+            batch_size: images in a batch.
+            lr: learning rate.
+            data_dir: where the data is.
+            **options: of :meth:`fit`.
+
+        Raises:
+            OSError: the data is not there and cannot be downloaded.
+        """
+        return self._fit_set("mnist", epochs, batch_size, lr, data_dir, False, options)
+
+    def fit_cifar10(
+        self,
+        epochs: int = 10,
+        batch_size: int = 128,
+        lr: float = 1e-3,
+        data_dir: str | os.PathLike[str] = "./data",
+        augment: bool | str = True,
+        **options: Any,
+    ) -> TrainingMetrics:
+        """Train on CIFAR-10, as :meth:`fit_mnist`.
+
+        Args:
+            epochs: how often the data is gone through.
+            batch_size: images in a batch.
+            lr: learning rate.
+            data_dir: where the data is.
+            augment: whether images are cropped and mirrored at random; or ``randaugment`` or ``trivialaugment``.
+            **options: of :meth:`fit`.
+        """
+        return self._fit_set("cifar10", epochs, batch_size, lr, data_dir, augment, options)
+
+    def fit_cifar100(
+        self,
+        epochs: int = 20,
+        batch_size: int = 128,
+        lr: float = 1e-3,
+        data_dir: str | os.PathLike[str] = "./data",
+        augment: bool | str = True,
+        **options: Any,
+    ) -> TrainingMetrics:
+        """Train on CIFAR-100, as :meth:`fit_cifar10`."""
+        return self._fit_set("cifar100", epochs, batch_size, lr, data_dir, augment, options)
+
+    def _fit_set(
+        self,
+        name: str,
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        data_dir: str | os.PathLike[str],
+        augment: bool | str,
+        options: dict[str, Any],
+    ) -> TrainingMetrics:
+        from .presets import open_small_set
+
+        data = open_small_set(self.model, name, batch_size, data_dir, augment, seed=self.options.seed or 0)
+        return self.fit(data.train, data.val, epochs=epochs, lr=lr, **options)
 
     # ---- version 2.1 had them, and its users call them ----
 
