@@ -130,9 +130,7 @@ def named_model(
         RecipeError: there is no such recipe, or something in it is wrong.
         WeightsError: weights that cannot be found or read, or do not fit.
     """
-    if (recipe is None) == (backbone is None):
-        got = "neither" if recipe is None else f"both '{recipe}' and '{backbone}'"
-        raise click.UsageError(f"expected one of --recipe and --backbone, got {got}")
+    check_named(recipe, backbone)
     if recipe is None:
         assert backbone is not None
         if changes:
@@ -163,6 +161,17 @@ def named_model(
         return apply(plan(model, patches, example_input=(1, *read.input_shape))), read
     except PatchError as error:
         raise _at_its_option(error, patch) from error
+
+
+def check_named(recipe: str | None, backbone: str | None) -> None:
+    """That one of the two is given.
+
+    Raises:
+        click.UsageError: neither, or both.
+    """
+    if (recipe is None) == (backbone is None):
+        got = "neither" if recipe is None else f"both '{recipe}' and '{backbone}'"
+        raise click.UsageError(f"expected one of --recipe and --backbone, got {got}")
 
 
 def as_hybrid(model: HybridModel | VisionModel, shape: tuple[int, ...] | None) -> HybridModel:

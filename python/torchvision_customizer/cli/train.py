@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import model_options, named_model, open_recipe, saved_folder
+from ._model import check_named, model_options, named_model, open_recipe, saved_folder
 from ._output import json_option, print_json
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def train(
     as_json: bool,
     **overrides: Any,
 ) -> None:
+    check_named(recipe, backbone)
     folder = None if recipe is None else saved_folder(recipe)
     file = recipe if folder is None else str(folder / "recipe.yaml")
     config = None if file is None else open_recipe(file, changes).config
