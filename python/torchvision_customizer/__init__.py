@@ -134,7 +134,7 @@ _PUBLIC = {
     "export": "deploy",
     "verify": "deploy",
     **dict.fromkeys(("Template", "densenet", "efficientnet", "mobilenet", "resnet", "vgg"), "templates"),
-    **dict.fromkeys(("Trainer", "TrainingMetrics", "quick_train"), "train"),
+    **dict.fromkeys(("Data", "Evaluation", "Trainer", "TrainingMetrics", "evaluate", "open_data", "quick_train"), "train"),
     "PatchError": "errors",
     "RecipeError": "errors",
     "WeightsError": "errors",

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from torchvision_customizer._torchvision import datasets, models
 from torchvision_customizer._torchvision import transforms as v2
+from torchvision_customizer.deploy import Preprocessing
 from torchvision_customizer.train import sets
 from torchvision_customizer.train.data import Data, EpochSampler, open_data
-from torchvision_customizer.train.transforms import AUGMENTATIONS, Preprocessing
+from torchvision_customizer.train.transforms import AUGMENTATIONS, cut, normalise, preprocessing_of
 
 # What torchvision has besides sets for classification; a new class of it belongs here or into the table.
 NO_CLASSIFICATION = set(
@@ -57,7 +58,7 @@ def test_idx_files_work_as_they_are(tmp_path: Path, below: str, packed: bool) ->
     data = open_data("mnist", tmp_path / "data", batch_size=32, augment="none")
     os.chmod(folder, 0o755)
     assert (data.name, data.source, data.input_shape) == ("MNIST", str(folder), (1, 28, 28))
-    assert data.val is not None and data.test is None
+    assert data.val is not None and data.test is data.val
     assert (len(data.train.dataset), len(data.val.dataset), len(data.classes)) == (60, 30, 10)  # type: ignore[arg-type]
     assert sorted(folder.iterdir()) == before
 
@@ -236,7 +237,7 @@ def test_what_is_held_out(tmp_path: Path) -> None:
         data = open_data("mnist", tmp_path, **options)
         return [None if loader is None else len(loader.dataset) for loader in (data.train, data.val, data.test)]  # type: ignore[arg-type]
 
-    assert parts() == [60, 30, None]
+    assert parts() == [60, 30, 30]
     assert parts(val_fraction=0.0) == [60, None, 30]
     assert parts(val_fraction=0.25) == [45, 15, 30]
     assert parts(val_fraction=0.25, limit=10) == [10, 10, 10]
@@ -253,8 +254,8 @@ def test_the_transforms_of_weights() -> None:
     But for one grey level: where it resizes, the preset rounds float32, and v2 rounds sums of integers.
     """
     weights = models.ResNet50_Weights.IMAGENET1K_V2
-    own = Preprocessing.of_weights(weights)
-    assert own.to_dict() == {
+    own = preprocessing_of(weights)
+    assert own.values() == {
         "resize": 232,
         "crop": 224,
         "mean": [0.485, 0.456, 0.406],
@@ -262,19 +263,21 @@ def test_the_transforms_of_weights() -> None:
         "interpolation": "bilinear",
         "antialias": True,
     }
-    assert Preprocessing.from_dict(own.to_dict()) == own
+    assert Preprocessing(**own.values()) == own
     for height, width in ((300, 260), (180, 400), (232, 232), (100, 90)):
         image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
         level = 0.0 if min(height, width) == 232 else 1 / 255 / min(own.std)
-        torch.testing.assert_close(own(image[None])[0], weights.transforms()(image), atol=level + 1e-5, rtol=0)
+        torch.testing.assert_close(
+            normalise(cut(image[None], own), own)[0], weights.transforms()(image), atol=level + 1e-5, rtol=0
+        )
 
 
 def test_every_classifier_s_weights_have_them() -> None:
     for name in models.list_models(module=models):
         for weights in models.get_model_weights(name):
-            assert Preprocessing.of_weights(weights).crop >= 32
+            assert preprocessing_of(weights).crop >= 32
     with pytest.raises(ValueError, match="say nothing of how images are prepared"):
-        Preprocessing.of_weights(models.segmentation.FCN_ResNet50_Weights.DEFAULT)
+        preprocessing_of(models.segmentation.FCN_ResNet50_Weights.DEFAULT)
 
 
 def test_weights_decide_size_and_channels(tmp_path: Path) -> None:
@@ -314,7 +317,7 @@ def test_basic_augmentation_shifts_and_mirrors(tmp_path: Path) -> None:
         raw, _ = dataset.images.take(range(200))
         padded = torch.nn.functional.pad(raw, [3, 3, 3, 3])
         candidates = {
-            (top, left, mirrored): data.transform.normalise((shift.flip(-1) if mirrored else shift).contiguous())
+            (top, left, mirrored): normalise(shift.flip(-1) if mirrored else shift, data.transform)
             for top in range(7)
             for left in range(7)
             for mirrored in range(kinds)

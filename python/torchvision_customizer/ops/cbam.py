@@ -160,7 +160,7 @@ def _convolution(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _channel_gate(
     x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, act: str, gate: str
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The scale (N, C), after all that it is made of."""
     statistics = _statistics(x)
     before_act = _linear(statistics, w1, b1)

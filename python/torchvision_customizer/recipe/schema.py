@@ -211,6 +211,7 @@ class DataOptions(Section):
 
     dataset: str | None = Field(None, description="A classification set of torchvision, or a folder of images.")
     data_dir: str | None = Field(None, description="Where the data is.")
+    val_fraction: Probability | None = Field(None, description="Share of the training images that is held out for validation.")
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     augment: Annotated[
         Literal["none", "basic", "randaugment", "trivialaugment"],
@@ -278,6 +279,10 @@ class Export(Section):
     verify: bool = True
     mean: list[float] | None = Field(None, min_length=1, description="Of the images, for the metadata of the file.")
     std: list[Positive] | None = Field(None, min_length=1)
+    resize: Side | None = Field(None, description="What the short side of an image becomes; by default as crop.")
+    crop: Side | None = Field(None, description="Height and width of what is cut out of it; by default those of input_shape.")
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
     classes: list[str] | None = None
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from .._torchvision import models
 from .._torchvision import transforms as v2
+from ..deploy import Preprocessing
 from .sets import NOT_MIRRORED, Images, InMemory, OpenedSet, open_set
-from .transforms import ORDER, SPLIT, Augmentation, Draws, Mixing, Preprocessing, generator_for
+from .transforms import ORDER, SPLIT, Augmentation, Draws, Mixing, at_size, generator_for, normalise, preprocessing_of
 
 # Of each set's training images, measured or published; for any other set those of ImageNet.
 _STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -42,7 +43,7 @@ class Data:
         train: batches of images, float32 (N, C, H, W), and labels, int64 (N,), or with mixup or CutMix float32 (N, classes).
             Its ``sampler`` has ``set_epoch``.
         val: what is looked at after each epoch, or None; in order, and labels are int64.
-        test: what is looked at in the end, or None.
+        test: what is looked at in the end, or None; the same loader as ``val`` where the set has no other images for that.
         classes: their names.
         input_shape: (C, H, W) of an image.
         transform: what each image goes through; what an exported file must do, too.
@@ -60,7 +61,7 @@ class Data:
 
 
 def open_data(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | OpenedSet,
     data_dir: str | os.PathLike[str] = "./data",
     *,
     download: bool = False,
@@ -85,7 +86,7 @@ def open_data(
 
     Args:
         name: of a set, as in ``fashion_mnist`` or ``Flowers102``; a folder with ``train`` and ``val`` or ``test``, or with a
-            folder for each class; or ``imagefolder``, which is ``data_dir``.
+            folder for each class; or ``imagefolder``, which is ``data_dir``. Or what ``open_set`` has opened.
         data_dir: where the set is, or will be.
         download: whether a set that is not there may be downloaded by torchvision.
         augment: of the training images: ``none``, ``basic`` (crops, and mirror images where they are of the same class),
@@ -93,9 +94,8 @@ def open_data(
         image_size: height and width of the images that come out; by default that of the set, of ``weights``, or 224.
         channels: 1 or 3; by default those of the set.
         batch_size: images to a batch, of each process.
-        val_fraction: share of the training images that is held out as ``val``; ``test`` is then a set apart. By default ``val``
-            is the set's own validation split, or else its test split (``test`` is None then), or else a tenth of the training
-            images.
+        val_fraction: share of the training images that is held out as ``val``. By default ``val`` is the set's own validation
+            split, or else its test split, or else a tenth of the training images.
         workers: processes that load images; by default 0 for sets that lie in memory, else one for each core, 8 at most.
         weights: a member of a torchvision weight enum, or its name as in ``ResNet50_Weights.DEFAULT``: its transforms are used.
         transform: what every image goes through, in place of what follows from the set, ``weights``, ``image_size`` and
@@ -118,7 +118,7 @@ def open_data(
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be at least 0 and below 1, got {val_fraction}")
-    found = open_set(os.fspath(name), data_dir, download)
+    found = name if isinstance(name, OpenedSet) else open_set(os.fspath(name), data_dir, download)
     whole = isinstance(found.train, InMemory)
     preprocessing = transform or _preprocessing(found, weights, image_size, channels)
     channels = len(preprocessing.mean)
@@ -129,19 +129,18 @@ def open_data(
         "batch_size": batch_size,
         "num_workers": (0 if whole else min(8, os.cpu_count() or 1)) if workers is None else workers,
         "pin_memory": pin_memory,
-        "collate_fn": _as_it_is,
+        "collate_fn": _joined,
     }
     options["persistent_workers"] = options["num_workers"] > 0
     images = ImageSet(*splits[0], channels, augmentation, seed, mixing)
     # Workers are seeded by a number that a loader draws: of a generator of its own, so that it takes none of the run's.
     train = DataLoader(images, sampler=EpochSampler(len(images), seed), generator=torch.Generator(), **options)
     plain = Augmentation("none", preprocessing, False, whole)
-    val, test = (
-        None
-        if split is None
-        else DataLoader(ImageSet(*split, channels, plain, seed), shuffle=False, generator=torch.Generator(), **options)
-        for split in splits[1:]
-    )
+    loaders = {
+        id(images): DataLoader(ImageSet(images, indices, channels, plain, seed), generator=torch.Generator(), **options)
+        for images, indices in filter(None, splits[1:])
+    }
+    val, test = (None if split is None else loaders[id(split[0])] for split in splits[1:])
     shape = (channels, preprocessing.crop, preprocessing.crop)
     return Data(found.name, train, val, test, found.classes, shape, preprocessing, str(found.folder))
 
@@ -154,19 +153,19 @@ def _check(**values: int | None) -> None:
 
 def _preprocessing(found: OpenedSet, weights: Enum | str | None, size: int | None, channels: int | None) -> Preprocessing:
     if weights is not None:
-        own = Preprocessing.of_weights(models.get_weight(weights) if isinstance(weights, str) else weights)
+        own = preprocessing_of(models.get_weight(weights) if isinstance(weights, str) else weights)
         if channels not in (None, len(own.mean)):
             raise ValueError(f"{weights} takes images of {len(own.mean)} channels, got channels={channels}")
-        return own if size is None else own.at_size(size)
+        return own if size is None else at_size(own, size)
     mean, std = _STATISTICS.get(found.name, _IMAGENET)
     channels = channels or (found.train.images.shape[1] if isinstance(found.train, InMemory) else 3)
     if len(mean) != channels:
         mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
     if isinstance(found.train, InMemory):
         size = size or min(found.train.images.shape[2:])
-        return Preprocessing(size, size, mean, std)
+        return Preprocessing(size, mean, std)
     # The share of the image that torchvision's own models look at.
-    return Preprocessing(256, 224, mean, std).at_size(size or 224)
+    return at_size(Preprocessing(224, mean, std, 256), size or 224)
 
 
 _Split = tuple[Images, Tensor]
@@ -178,7 +177,7 @@ def _splits(
     """Images and the indices of those that are used, for training, validation and test."""
     train, val, test = found.train, found.val, found.test
     if fraction is None and val is None:
-        val, test = test, None
+        val = test
         fraction = _HELD_OUT if val is None else 0.0
     order = torch.randperm(len(train), generator=generator_for(seed, 0, SPLIT))
     held_out = round(len(train) * fraction) if fraction else 0
@@ -245,7 +244,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             seeds = draws.seeds[numbers].tolist()
             made = [self.augmentation.of_image(image, seed) for image, seed in zip(images, seeds, strict=True)]
             batch = self._with_channels(torch.stack(made))
-        batch = self.augmentation.preprocessing.normalise(batch)
+        batch = normalise(batch, self.augmentation.preprocessing)
         return (batch, labels) if self.mixing is None else self.mixing(batch, labels, epoch, pairs[0][1])
 
     def _draws_of(self, epoch: int) -> Draws:
@@ -285,5 +284,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return ((epoch, index) for index in order.tolist())
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _joined(batch: Any) -> Any:
+    """Batches come as they are; single images, of a subset for instance, are joined."""
+    return batch if isinstance(batch, tuple) else default_collate(batch)

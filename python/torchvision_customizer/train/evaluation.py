@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ..deploy.verification import evaluating
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -148,7 +147,7 @@ def evaluate(
     if device is None and accelerator is None:
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
     tally = _Tally(criterion or F.cross_entropy)
-    with evaluating(module), torch.inference_mode():
+    with _evaluating(module), torch.inference_mode():
         for images, labels in loader:
             if accelerator is None:
                 images, labels = images.to(device), labels.to(device)
@@ -158,6 +157,18 @@ def evaluate(
                 scores, labels = accelerator.gather_for_metrics((scores, labels))
             tally.add(scores.float(), labels)
     return tally.result(classes)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; every module has its own flag back afterwards, frozen norms in a training model too."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class _Tally:

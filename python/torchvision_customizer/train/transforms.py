@@ -6,8 +6,7 @@ makes it, and in whichever batch. Nothing here draws from torch's global generat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._torchvision import transforms as v2
+from ..deploy import Preprocessing
 from ..errors import nearest
 
 #: The names of augmentations. ``basic``: a crop, and a flip where the mirror image is as good; the other two come on top of it.
@@ -33,94 +33,45 @@ def generator_for(seed: int, epoch: int, purpose: int, index: int = 0) -> torch.
     return torch.Generator().manual_seed(int(state[0]) % _SEEDS)
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What every image goes through: resize the short side, crop the centre, scale to [0, 1], normalise.
+def preprocessing_of(weights: Enum) -> Preprocessing:
+    """The preprocessing that belongs to a member of one of torchvision's weight enums.
 
-    This is what an exported file says of itself, and what ``torchvision.transforms._presets.ImageClassification`` does.
-
-    Attributes:
-        resize: what the short side becomes, in pixels.
-        crop: height and width of what is cut out of the centre.
-        mean: of each channel.
-        std: of each channel.
-        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
-        antialias: whether shrinking smooths first.
+    Raises:
+        ValueError: it has none, or one that is not for classification.
     """
-
-    resize: int
-    crop: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bilinear"
-    antialias: bool = True
-
-    @classmethod
-    def of_weights(cls, weights: Enum) -> Preprocessing:
-        """That which belongs to a member of one of torchvision's weight enums.
-
-        Raises:
-            ValueError: it has none, or one that is not of this kind.
-        """
-        transforms = getattr(weights, "transforms", None)
-        preset = transforms() if transforms is not None else None
-        try:
-            return cls(
-                resize=_side(preset.resize_size),  # type: ignore[union-attr]
-                crop=_side(preset.crop_size),  # type: ignore[union-attr]
-                mean=tuple(preset.mean),  # type: ignore[union-attr]
-                std=tuple(preset.std),  # type: ignore[union-attr]
-                interpolation=preset.interpolation.value,  # type: ignore[union-attr]
-                antialias=bool(preset.antialias),  # type: ignore[union-attr]
-            )
-        except AttributeError:
-            raise ValueError(f"{weights!r} say nothing of how images are prepared for classification") from None
-
-    def at_size(self, size: int) -> Preprocessing:
-        """The same for images of another size, with the same share of the image seen."""
-        return Preprocessing(
-            round(size * self.resize / self.crop), size, self.mean, self.std, self.interpolation, self.antialias
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, under the keys of an exported file's metadata."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """What ``to_dict`` has given."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-
-    def cut(self, images: Tensor) -> Tensor:
-        """Resize and crop: uint8 (..., C, H, W) to uint8 (..., C, crop, crop)."""
-        if min(images.shape[-2:]) != self.resize:
-            images = v2.functional.resize(images, [self.resize], self._mode, antialias=self.antialias)
-        if images.shape[-2:] != (self.crop, self.crop):
-            images = v2.functional.center_crop(images, [self.crop, self.crop])
-        return images
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Scale and normalise: uint8 (N, C, H, W) to float32 of the same shape."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        # (x / 255 - mean) / std, in one multiplication and one addition.
-        return images.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) to float32 (N, C, crop, crop)."""
-        return self.normalise(self.cut(images))
-
-    @property
-    def _mode(self) -> Any:
-        return v2.InterpolationMode(self.interpolation)
+    preset: Any = getattr(weights, "transforms", lambda: None)()
+    if not hasattr(preset, "crop_size"):
+        raise ValueError(f"{weights!r} say nothing of how images are prepared for classification")
+    crop, resize = (size if isinstance(size, int) else size[0] for size in (preset.crop_size, preset.resize_size))
+    return Preprocessing(
+        crop, tuple(preset.mean), tuple(preset.std), resize, preset.interpolation.value, bool(preset.antialias)
+    )
 
 
-def _side(size: int | Sequence[int]) -> int:
-    return size if isinstance(size, int) else size[0]
+def at_size(preprocessing: Preprocessing, size: int) -> Preprocessing:
+    """The same for images of another size, with the same share of the image seen."""
+    return replace(preprocessing, crop=size, resize=round(size * preprocessing.resize / preprocessing.crop))
+
+
+def cut(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Resize the short side and crop the centre: uint8 (..., C, H, W) to uint8 (..., C, crop, crop)."""
+    if min(images.shape[-2:]) != preprocessing.resize:
+        mode = v2.InterpolationMode(preprocessing.interpolation)
+        images = v2.functional.resize(images, [preprocessing.resize], mode, antialias=preprocessing.antialias)
+    size = (preprocessing.crop, preprocessing.crop)
+    return images if images.shape[-2:] == size else v2.functional.center_crop(images, list(size))
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Scale to [0, 1] and normalise: uint8 (N, C, H, W) to float32 of the same shape."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    # (x / 255 - mean) / std, in one multiplication and one subtraction.
+    return images.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to images of the training set, before :class:`Preprocessing` normalises them.
+    """What happens to images of the training set, before they are normalised.
 
     Attributes:
         name: one of :data:`AUGMENTATIONS`.
@@ -156,12 +107,12 @@ class Augmentation:
             seeds = draws.seeds[indices].tolist()
             with _own_generator() as generator:
                 images = torch.stack([_seeded(generator, seed, self._policy, x) for seed, x in zip(seeds, images, strict=True)])
-        return self.preprocessing.cut(images)
+        return cut(images, self.preprocessing)
 
     def of_image(self, image: Tensor, seed: int) -> Tensor:
         """uint8 (C, H, W) of any size to uint8 (C, crop, crop)."""
         if self.name == "none":
-            return self.preprocessing.cut(image)
+            return cut(image, self.preprocessing)
         with _own_generator() as generator:
             return _seeded(generator, seed, self._crop_and_policy, image)
 
@@ -173,7 +124,7 @@ class Augmentation:
     @cached_property
     def _crop_and_policy(self) -> Any:
         to = self.preprocessing
-        steps = [v2.RandomResizedCrop(to.crop, interpolation=to._mode, antialias=to.antialias)]
+        steps = [v2.RandomResizedCrop(to.crop, interpolation=v2.InterpolationMode(to.interpolation), antialias=to.antialias)]
         steps += [v2.RandomHorizontalFlip()] if self.flip else []
         steps += [self._policy] if self._policy is not None else []
         return v2.Compose(steps)
