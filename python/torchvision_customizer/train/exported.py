@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,9 @@ def _of_folder(folder: Path, device: str) -> Classifier:
 def _of_file(file: Path, device: str) -> Classifier:
     kind, metadata = _metadata.read(file)
     ops.native_status()  # the ops that it calls are there once this package's are loaded
-    program = LOADERS[kind](str(file))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own, about torch.jit
+        program = LOADERS[kind](str(file))
     if metadata is None:
         raise ValueError(f"{file} was not written by torchvision_customizer, and does not say what images it takes")
     options = _metadata.options_of(metadata)
