@@ -30,6 +30,7 @@ _KEPT = (
     "prefetch_factor",
     "persistent_workers",
     "pin_memory_device",
+    "in_order",  # from torch 2.6 on
 )
 
 

@@ -118,7 +118,7 @@ def recipe_of(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _batch_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    kinds = nn.modules.batchnorm._BatchNorm  # as convert_sync_batchnorm
     return [
         (parent, name, child)
         for parent in model.modules()

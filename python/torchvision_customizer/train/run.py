@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import WeightsError
 from ..hybrid import GradualUnfreezing
+from ..hybrid.saving import own_tensors
 from .batches import Batches, split_batch
 from .checkpoint import (
     find_checkpoint,
@@ -250,26 +251,31 @@ class Run:
             Interrupted: Ctrl-C or SIGTERM.
         """
         accelerator, options, position = self.accelerator, self.options, self.position
-        main = self.output is not None and accelerator.is_main_process
-        file = MetricsFile(self.output / "metrics.jsonl", resume_step=position.step) if main and self.output else None
         if accelerator.log_with:
             accelerator.init_trackers("torchvision_customizer", config=_plain(self._options()))
-        with self.wrapped, Interrupts() as interrupts, self.progress:
-            while position.epoch < options.epochs and not self._is_over():
-                self._epoch(interrupts)
-                row, best = self._end_of_epoch()
-                if file is not None:
-                    file.write({"step": position.step, **row})
-                if accelerator.log_with:
-                    accelerator.log({name: value for name, value in row.items() if value is not None}, step=position.step)
-                self._save(best)
-                if self._agree(interrupts.requested) and position.epoch < options.epochs:
-                    raise self._interrupted(saved=True)
-        if accelerator.log_with:
-            accelerator.end_training()
+        with self._metrics_file() as file, self.wrapped, Interrupts() as interrupts, self.progress:
+            try:
+                while position.epoch < options.epochs and not self._is_over():
+                    self._epoch(interrupts)
+                    row, best = self._end_of_epoch()
+                    if file is not None:
+                        file.write({"step": position.step, **row})
+                    if accelerator.log_with:
+                        accelerator.log({name: value for name, value in row.items() if value is not None}, step=position.step)
+                    self._save(best)
+                    if self._agree(interrupts.requested) and position.epoch < options.epochs:
+                        raise self._interrupted()
+            finally:
+                for tracker in accelerator.trackers:  # Accelerator.end_training would end the processes' group, too
+                    tracker.finish()
         if self.ema is not None:
-            set_weights(self.model, self.ema.module.state_dict(), Path())
+            set_weights(self.model, own_tensors(self.ema.module), Path())
         return self.metrics
+
+    def _metrics_file(self) -> AbstractContextManager[MetricsFile | None]:
+        if self.output is None or not self.accelerator.is_main_process:
+            return nullcontext()
+        return MetricsFile(self.output / "metrics.jsonl", resume_step=self.position.step)
 
     def _epoch(self, interrupts: Interrupts) -> None:
         """The rest of an epoch."""
@@ -312,7 +318,7 @@ class Run:
                     raise self._not_finite(number)
                 self._save()
             if stop:
-                raise self._interrupted(saved=True)
+                raise self._interrupted()
         position.seconds = time.perf_counter() - start
 
     def _update(self) -> None:
@@ -398,7 +404,7 @@ class Run:
             f"try {' or '.join(ways)}, and look for broken images and labels{kept}"
         )
 
-    def _interrupted(self, saved: bool) -> Interrupted:
+    def _interrupted(self) -> Interrupted:
         position = self.position
         where = f"stopped after epoch {position.epoch}, batch {position.batch} of epoch {position.epoch + 1}"
         if self.output is None:

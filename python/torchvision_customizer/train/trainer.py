@@ -21,6 +21,8 @@ from .presets import open_small_set
 from .run import Run, choose_seed, find_state
 from .scoring import Criterion, evaluate
 
+AnyPath = str | os.PathLike[str]
+
 
 class Trainer:
     """Trains and evaluates a model.
@@ -105,8 +107,8 @@ class Trainer:
         gradual_unfreezing: int | None = None,
         ema: float | None = None,
         early_stopping: int | None = None,
-        output: str | os.PathLike[str] | None = None,
-        resume: bool | str | os.PathLike[str] = False,
+        output: AnyPath | None = None,
+        resume: bool | AnyPath = False,
         checkpoint_every: int | None = None,
         keep: int = 3,
         tracker: Any = None,
@@ -232,7 +234,7 @@ class Trainer:
         return metrics
 
     def fit_mnist(
-        self, epochs: int = 5, batch_size: int = 64, lr: float = 1e-3, data_dir: str = "./data", **options: Any
+        self, epochs: int = 5, batch_size: int = 64, lr: float = 1e-3, data_dir: AnyPath = "./data", **options: Any
     ) -> TrainingMetrics:
         """Train on MNIST, in images of 32×32 and as many channels as the model takes, and validate on its test images.
 
@@ -250,7 +252,7 @@ class Trainer:
         epochs: int = 10,
         batch_size: int = 128,
         lr: float = 1e-3,
-        data_dir: str = "./data",
+        data_dir: AnyPath = "./data",
         augment: bool | str = True,
         **options: Any,
     ) -> TrainingMetrics:
@@ -262,7 +264,7 @@ class Trainer:
         epochs: int = 20,
         batch_size: int = 128,
         lr: float = 1e-3,
-        data_dir: str = "./data",
+        data_dir: AnyPath = "./data",
         augment: bool | str = True,
         **options: Any,
     ) -> TrainingMetrics:
@@ -270,7 +272,14 @@ class Trainer:
         return self._fit_small_set("cifar100", epochs, batch_size, lr, data_dir, augment, options)
 
     def _fit_small_set(
-        self, name: str, epochs: int, batch_size: int, lr: float, data_dir: str, augment: bool | str, options: dict[str, Any]
+        self,
+        name: str,
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        data_dir: AnyPath,
+        augment: bool | str,
+        options: dict[str, Any],
     ) -> TrainingMetrics:
         data = open_small_set(self.model, name, batch_size, data_dir, augment, seed=self.options.seed or 0)
         return self.fit(data.train, data.val, epochs=epochs, lr=lr, **options)
@@ -287,76 +296,6 @@ class Trainer:
             batches = Batches(loader, accelerator, even=False)
             layout = torch.channels_last if self.options.channels_last else None
             return evaluate(accelerator, self.model, batches, criterion or nn.CrossEntropyLoss(), layout)
-
-    def fit_mnist(
-        self,
-        epochs: int = 5,
-        batch_size: int = 64,
-        lr: float = 1e-3,
-        data_dir: str | os.PathLike[str] = "./data",
-        **options: Any,
-    ) -> TrainingMetrics:
-        """Train on MNIST; where ``data_dir`` does not have it, it is downloaded.
-
-        Args:
-            epochs: how often the data is gone through.
-            batch_size: images in a batch.
-            lr: learning rate.
-            data_dir: where the data is.
-            **options: of :meth:`fit`.
-
-        Raises:
-            OSError: the data is not there and cannot be downloaded.
-        """
-        return self._fit_set("mnist", epochs, batch_size, lr, data_dir, False, options)
-
-    def fit_cifar10(
-        self,
-        epochs: int = 10,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        data_dir: str | os.PathLike[str] = "./data",
-        augment: bool | str = True,
-        **options: Any,
-    ) -> TrainingMetrics:
-        """Train on CIFAR-10, as :meth:`fit_mnist`.
-
-        Args:
-            epochs: how often the data is gone through.
-            batch_size: images in a batch.
-            lr: learning rate.
-            data_dir: where the data is.
-            augment: whether images are cropped and mirrored at random; or ``randaugment`` or ``trivialaugment``.
-            **options: of :meth:`fit`.
-        """
-        return self._fit_set("cifar10", epochs, batch_size, lr, data_dir, augment, options)
-
-    def fit_cifar100(
-        self,
-        epochs: int = 20,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        data_dir: str | os.PathLike[str] = "./data",
-        augment: bool | str = True,
-        **options: Any,
-    ) -> TrainingMetrics:
-        """Train on CIFAR-100, as :meth:`fit_cifar10`."""
-        return self._fit_set("cifar100", epochs, batch_size, lr, data_dir, augment, options)
-
-    def _fit_set(
-        self,
-        name: str,
-        epochs: int,
-        batch_size: int,
-        lr: float,
-        data_dir: str | os.PathLike[str],
-        augment: bool | str,
-        options: dict[str, Any],
-    ) -> TrainingMetrics:
-        from .presets import open_small_set
-
-        data = open_small_set(self.model, name, batch_size, data_dir, augment, seed=self.options.seed or 0)
-        return self.fit(data.train, data.val, epochs=epochs, lr=lr, **options)
 
     # ---- version 2.1 had them, and its users call them ----
 
