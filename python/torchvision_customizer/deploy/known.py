@@ -28,13 +28,16 @@ def known_preprocessing(model: nn.Module) -> Preprocessing | None:
     """
     said = said_in_recipe(model)
     if said.get("mean") is not None and said.get("std") is not None:
-        *_, height, width = known_shape(model)
-        if height != width:
-            raise ValueError(
-                f"export: the recipe's mean and std are for square images, and its input is {height}×{width}; "
-                "give preprocessing=None (--no-preprocessing) for a file that says nothing of them"
-            )
-        return Preprocessing(width, tuple(said["mean"]), tuple(said["std"]))
+        others = {key: said[key] for key in ("resize", "interpolation", "antialias") if said.get(key) is not None}
+        crop = said.get("crop")
+        if crop is None:
+            *_, height, crop = known_shape(model)
+            if height != crop:
+                raise ValueError(
+                    f"export: the recipe's mean and std are for square images, and its input is {height}×{crop}; "
+                    "give preprocessing=None (--no-preprocessing) for a file that says nothing of them"
+                )
+        return Preprocessing(crop, tuple(said["mean"]), tuple(said["std"]), **others)
     weights = _weights_of(model)
     if weights is not None:
         preset = weights.transforms()
