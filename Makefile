@@ -23,7 +23,7 @@ test-all: lint
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'examples/*.cpp')
 	$(BIN)/mypy
 
 # What is installed stays until what it is made of changes.
