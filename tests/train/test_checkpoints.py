@@ -271,6 +271,17 @@ class TestFolder:
         assert accuracy == metrics.best_val_acc
         assert loss == pytest.approx(metrics.val_losses[metrics.best_epoch], abs=1e-4)  # it is not fused
 
+    def test_in_a_new_folder_there_is_a_best_one_from_the_first(self, tmp_path):
+        fit(tmp_path / "old", epochs=2, keep=9)
+        fit(tmp_path / "new", epochs=2, resume=tmp_path / "old" / "checkpoints" / "step-00000006")
+        assert names(tmp_path / "new") == ["step-00000012"]
+        assert (tmp_path / "new" / "best").resolve() == (tmp_path / "new" / "last").resolve()
+
+    def test_one_cycle_does_not_become_longer(self, tmp_path):
+        fit(tmp_path, epochs=1, scheduler="onecycle")
+        with pytest.raises(ValueError, match="was made with epochs=1, and this is epochs=2"):
+            fit(tmp_path, epochs=2, scheduler="onecycle", resume=True)
+
     def test_there_is_nothing_to_go_on_from(self, tmp_path):
         model, _ = fit(tmp_path, epochs=1, resume=True)  # so it begins
         assert same(model, fit(tmp_path / "other", epochs=1)[0])
@@ -285,6 +296,7 @@ class TestAnotherTraining:
             ({"lr": 0.5}, r"was made with lr=0\.02, and this is lr=0\.5"),
             ({"optimizer": "sgd"}, "was made with optimizer='Adam', and this is optimizer='SGD'"),
             ({"ema": 0.5}, "was made with ema=None"),
+            ({"scheduler": "onecycle"}, "was made with scheduler='LambdaLR', and this is scheduler='OneCycleLR'"),
             ({"seed": 9}, "was made with seed 4, and this is 9"),
             ({"train": DataLoader(Noisy(), 11)}, "6 updates of the weights in an epoch, and this loader gives 2"),
         ],

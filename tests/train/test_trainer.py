@@ -355,9 +355,11 @@ class TestHowItRuns:
     @pytest.mark.full
     def test_compiled(self):
         models = net(), net()
-        fit(models[0], compile=True)
-        fit(models[1])
-        assert torch.allclose(weights(models[0]), weights(models[1]), atol=1e-4)
+        # Not by Adam: the gradient of a bias before a norm is rounding, which Adam makes as large as any.
+        fit(models[0], compile=True, optimizer="sgd")
+        fit(models[1], optimizer="sgd")
+        assert torch.allclose(weights(models[0]), weights(models[1]), atol=1e-5)
+        assert not vars(models[0]).keys() - vars(net()).keys()
 
     def test_the_loader_is_left_as_it_is(self):
         train = loader()

@@ -56,6 +56,7 @@ class Batches:
 
     Of a ``DataLoader`` with a data set by index, every batch is made with random numbers of its own, which depend on the seed,
     the epoch and the batch alone: not on workers, and not on what was drawn before. So an epoch can be entered in the middle.
+    Of a stream (``IterableDataset``), several processes may get the first images once more at the end, and count them.
 
     Args:
         loader: a ``DataLoader``, or anything that can be iterated over again and again and has a length.

@@ -17,8 +17,8 @@ from .batches import drawing, split_batch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# What Accelerator.prepare_model writes into the model itself.
-_SET_BY_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared")
+# What Accelerator.prepare_model, and torch.compile in it, write into the model itself.
+_SET_BY_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared", "_is_torch_compile")
 
 
 class Wrapped:

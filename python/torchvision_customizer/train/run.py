@@ -187,8 +187,8 @@ class Run:
         """That a checkpoint is of this training."""
         given = self._options()
         for name, former in state["options"].items():
-            if given[name] != former:
-                raise ValueError(f"{folder} was made with {name}={former!r}, and this is {name}={given[name]!r}")
+            if given.get(name) != former:
+                raise ValueError(f"{folder} was made with {name}={former!r}, and this is {name}={given.get(name)!r}")
         if state["updates"] != self.updates:
             raise ValueError(
                 f"{folder} was made with {state['updates']} updates of the weights in an epoch, "
@@ -202,7 +202,8 @@ class Run:
 
     def _options(self) -> dict[str, Any]:
         """What must not change when a training goes on."""
-        kept = self.options.model_dump(exclude={"epochs", "early_stopping"})
+        length = set() if self.options.scheduler == "onecycle" else {"epochs"}  # torch's OneCycleLR cannot become longer
+        kept = self.options.model_dump(exclude={"early_stopping", *length})
         return {**kept, "optimizer": type(self.raw_optimizer).__name__, "scheduler": type(self.scheduler).__name__}
 
     def _generator_states(self) -> list[Tensor]:

@@ -32,7 +32,7 @@ class Trainer:
 
         trainer = Trainer(model)
         metrics = trainer.fit(train_loader, val_loader, epochs=10, output="runs/first")
-        print(metrics.summary())
+        metrics.plot("runs/first/history.png")
 
     Args:
         model: any model that gives logits; it is moved to the device, and trained in place.
