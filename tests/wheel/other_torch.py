@@ -3,7 +3,8 @@
 Each release is installed from the registry, with all that it asks for, into an empty environment that is deleted afterwards (6
 GB; torch's builds on PyPI are for CUDA, and are used without a device here). Tests run against the installed wheel. From torch
 2.10 on, the native ops must be in use and pass their tests; before, the package must work on its references and `tvc doctor`
-must say why. Rows of ``tests/results/other-torch.md`` are replaced release by release. Half an hour each on one core.
+must say why. Rows of ``tests/results/other-torch.md`` are replaced release by release. A quarter of an hour each, on one core
+that is free.
 """
 
 from __future__ import annotations
