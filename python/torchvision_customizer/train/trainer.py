@@ -17,7 +17,6 @@ from .launch import make_accelerator, on_device, processes
 from .metrics import TrainingMetrics
 from .optim import make_optimizer, make_scheduler
 from .preparing import example_of, fused, recipe_of
-from .presets import open_small_set
 from .run import Run, choose_seed, find_state
 from .scoring import Criterion, evaluate
 
@@ -230,50 +229,6 @@ class Trainer:
         if verbose and accelerator.is_local_main_process:
             print(metrics.summary())
         return metrics
-
-    def fit_mnist(
-        self, epochs: int = 5, batch_size: int = 64, lr: float = 1e-3, data_dir: str = "./data", **options: Any
-    ) -> TrainingMetrics:
-        """Train on MNIST, in images of 32×32 and as many channels as the model takes, and validate on its test images.
-
-        Args:
-            epochs: how often the images are gone through.
-            batch_size: images to a batch.
-            lr: learning rate.
-            data_dir: where the set is looked for, and downloaded to where it is nowhere.
-            options: others of :meth:`fit`.
-        """
-        return self._fit_small_set("mnist", epochs, batch_size, lr, data_dir, False, options)
-
-    def fit_cifar10(
-        self,
-        epochs: int = 10,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        data_dir: str = "./data",
-        augment: bool | str = True,
-        **options: Any,
-    ) -> TrainingMetrics:
-        """Train on CIFAR-10, as :meth:`fit_mnist` does; ``augment`` is a name of ``open_data``, True is ``basic``."""
-        return self._fit_small_set("cifar10", epochs, batch_size, lr, data_dir, augment, options)
-
-    def fit_cifar100(
-        self,
-        epochs: int = 20,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        data_dir: str = "./data",
-        augment: bool | str = True,
-        **options: Any,
-    ) -> TrainingMetrics:
-        """Train on CIFAR-100, as :meth:`fit_cifar10` does."""
-        return self._fit_small_set("cifar100", epochs, batch_size, lr, data_dir, augment, options)
-
-    def _fit_small_set(
-        self, name: str, epochs: int, batch_size: int, lr: float, data_dir: str, augment: bool | str, options: dict[str, Any]
-    ) -> TrainingMetrics:
-        data = open_small_set(self.model, name, batch_size, data_dir, augment, seed=self.options.seed or 0)
-        return self.fit(data.train, data.val, epochs=epochs, lr=lr, **options)
 
     def evaluate(self, loader: Any, criterion: Criterion | None = None) -> tuple[float, float]:
         """Mean loss over the images of a loader, and accuracy as a share; over all processes, each image once.
