@@ -30,6 +30,7 @@ _KEPT = (
     "prefetch_factor",
     "persistent_workers",
     "pin_memory_device",
+    "in_order",  # from torch 2.6 on
 )
 
 
@@ -55,6 +56,7 @@ class Batches:
 
     Of a ``DataLoader`` with a data set by index, every batch is made with random numbers of its own, which depend on the seed,
     the epoch and the batch alone: not on workers, and not on what was drawn before. So an epoch can be entered in the middle.
+    Of a stream (``IterableDataset``), several processes may get the first images once more at the end, and count them.
 
     Args:
         loader: a ``DataLoader``, or anything that can be iterated over again and again and has a length.
@@ -75,7 +77,7 @@ class Batches:
     def __init__(self, loader: Any, accelerator: Accelerator, seed: int = 0, even: bool = True) -> None:
         from accelerate.data_loader import prepare_data_loader
 
-        self._device = accelerator.device
+        self._device, self._seed = accelerator.device, seed
         self._processes, self._rank = accelerator.num_processes, accelerator.process_index
         self._loader: Any = loader
         self._seeded: _Seeded | None = None
@@ -97,10 +99,11 @@ class Batches:
             )
         elif self._processes > 1:
             raise ValueError(f"several processes share the batches of a DataLoader, and this is a {type(loader).__name__}")
-        if not hasattr(loader, "__len__"):
-            raise TypeError(f"a loader must have a length, which is that of an epoch; {type(loader).__name__} has none")
-        self.steps = len(self._loader)
-        if self.steps == 0 and (even or len(loader) == 0):
+        try:
+            whole, self.steps = len(loader), len(self._loader)
+        except TypeError as error:
+            raise TypeError(f"a loader must have a length, which is that of an epoch: {error}") from None
+        if whole == 0 or (even and self.steps == 0):
             raise ValueError("the loader has no batch (is drop_last on, and the data set smaller than a batch?)")
         self.enters = self._seeded is not None
 
@@ -129,7 +132,17 @@ class Batches:
             self._sampler.set_epoch(epoch)  # accelerate does not reach it behind the batches that it skips
         if hasattr(self._loader, "set_epoch"):
             self._loader.set_epoch(epoch)
-        return iter(skip_first_batches(self._loader, skip) if skip else self._loader)
+        return self._drawn(skip_first_batches(self._loader, skip) if skip else self._loader, epoch)
+
+    def _drawn(self, loader: Any, epoch: int) -> Iterator[Any]:
+        """A loader's batches. Order and workers' seeds are drawn up to the first one; the model's random numbers are others."""
+        end = object()
+        with drawing(self._seed, epoch, "order"):
+            batches = iter(loader)
+            first = next(batches, end)
+        if first is not end:
+            yield first
+            yield from batches
 
     def counted(self, number: int, size: int) -> int:
         """How many images of a batch are there for the first time in this epoch.

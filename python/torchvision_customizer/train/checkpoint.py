@@ -103,6 +103,7 @@ def write_checkpoint(
         _remove(target)
     draft.rename(target)
     _sync(folder)
+    best = best or not (output / BEST).exists()  # the first one, until there is an epoch to compare
     for link in (LAST, BEST) if best else (LAST,):
         _link(output / link, target)
     kept = {*sorted(_checkpoints(output))[-keep:], *(_linked(output, link) for link in (LAST, BEST))}

@@ -17,8 +17,8 @@ from .batches import drawing, split_batch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# What Accelerator.prepare_model writes into the model itself.
-_SET_BY_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared")
+# What Accelerator.prepare_model, and torch.compile in it, write into the model itself.
+_SET_BY_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared", "_is_torch_compile")
 
 
 class Wrapped:
@@ -118,7 +118,7 @@ def recipe_of(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _batch_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    kinds = nn.modules.batchnorm._BatchNorm  # as convert_sync_batchnorm
     return [
         (parent, name, child)
         for parent in model.modules()

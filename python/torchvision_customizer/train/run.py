@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import WeightsError
 from ..hybrid import GradualUnfreezing
+from ..hybrid.saving import own_tensors
 from .batches import Batches, split_batch
 from .checkpoint import (
     find_checkpoint,
@@ -141,9 +142,8 @@ class Run:
         self.best_step = 0
         self.progress = Progress(options.epochs, verbose and accelerator.is_local_main_process)
         self.last_checkpoint: Path | None = None
-        self._entered: Mapping[str, Any] | None = None  # random states, for an epoch that is entered in the middle
-        self._epoch_random: dict[str, Any] = {}
-        self._clean_until = 0.0
+        self._generators = self.train.generators()
+        self._order = self._generator_states()  # as they were when the epoch began
 
     # ---- from and to a checkpoint ----
 
@@ -173,13 +173,10 @@ class Run:
             self.sums.zero_()  # they are those of all processes
         self.metrics = TrainingMetrics.from_dict(state["metrics"])
         self.best_step = state["best_step"]
-        states = state["random"]
-        random = states[self.accelerator.process_index] if len(states) == self.accelerator.num_processes else None
-        if self.position.batch:
-            self._entered = random
-        elif random is not None:
-            set_random_state(random["now"])
-            for generator, kept in zip(self.train.generators(), random["generators"], strict=True):
+        if len(state["random"]) == self.accelerator.num_processes:
+            random = state["random"][self.accelerator.process_index]
+            set_random_state(random)
+            for generator, kept in zip(self._generators, random["order" if self.position.batch else "generators"], strict=True):
                 generator.set_state(kept)
         if self.output is not None and self.accelerator.is_main_process:
             go_on_from(self.output, folder, self.best_step)
@@ -190,8 +187,8 @@ class Run:
         """That a checkpoint is of this training."""
         given = self._options()
         for name, former in state["options"].items():
-            if given[name] != former:
-                raise ValueError(f"{folder} was made with {name}={former!r}, and this is {name}={given[name]!r}")
+            if given.get(name) != former:
+                raise ValueError(f"{folder} was made with {name}={former!r}, and this is {name}={given.get(name)!r}")
         if state["updates"] != self.updates:
             raise ValueError(
                 f"{folder} was made with {state['updates']} updates of the weights in an epoch, "
@@ -205,8 +202,12 @@ class Run:
 
     def _options(self) -> dict[str, Any]:
         """What must not change when a training goes on."""
-        kept = self.options.model_dump(exclude={"epochs", "early_stopping"})
+        length = set() if self.options.scheduler == "onecycle" else {"epochs"}  # torch's OneCycleLR cannot become longer
+        kept = self.options.model_dump(exclude={"early_stopping", *length})
         return {**kept, "optimizer": type(self.raw_optimizer).__name__, "scheduler": type(self.scheduler).__name__}
+
+    def _generator_states(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self._generators]
 
     def _save(self, best: bool = False) -> None:
         """Write a checkpoint, where there is a folder for it."""
@@ -214,8 +215,7 @@ class Run:
             return
         from accelerate.utils import gather_object
 
-        generators = [generator.get_state() for generator in self.train.generators()]
-        random = {"now": random_state(), "epoch": self._epoch_random, "generators": generators}
+        random = {**random_state(), "generators": self._generator_states(), "order": self._order}
         states = gather_object([random]) if self.accelerator.num_processes > 1 else [random]
         sums = self.accelerator.reduce(self.sums, "sum")
         if self.accelerator.is_main_process:
@@ -252,44 +252,42 @@ class Run:
             Interrupted: Ctrl-C or SIGTERM.
         """
         accelerator, options, position = self.accelerator, self.options, self.position
-        main = self.output is not None and accelerator.is_main_process
-        file = MetricsFile(self.output / "metrics.jsonl", resume_step=position.step) if main and self.output else None
         if accelerator.log_with:
             accelerator.init_trackers("torchvision_customizer", config=_plain(self._options()))
-        with self.wrapped, Interrupts() as interrupts, self.progress:
-            while position.epoch < options.epochs and not self._is_over():
-                self._epoch(interrupts)
-                row, best = self._end_of_epoch()
-                if file is not None:
-                    file.write({"step": position.step, **row})
-                if accelerator.log_with:
-                    accelerator.log({name: value for name, value in row.items() if value is not None}, step=position.step)
-                self._save(best)
-                if self._agree(interrupts.requested) and position.epoch < options.epochs:
-                    raise self._interrupted(saved=True)
-        if accelerator.log_with:
-            accelerator.end_training()
+        with self._metrics_file() as file, self.wrapped, Interrupts() as interrupts, self.progress:
+            try:
+                while position.epoch < options.epochs and not self._is_over():
+                    self._epoch(interrupts)
+                    row, best = self._end_of_epoch()
+                    if file is not None:
+                        file.write({"step": position.step, **row})
+                    if accelerator.log_with:
+                        accelerator.log({name: value for name, value in row.items() if value is not None}, step=position.step)
+                    self._save(best)
+                    if self._agree(interrupts.requested) and position.epoch < options.epochs:
+                        raise self._interrupted()
+            finally:
+                for tracker in accelerator.trackers:  # Accelerator.end_training would end the processes' group, too
+                    tracker.finish()
         if self.ema is not None:
-            set_weights(self.model, self.ema.module.state_dict(), Path())
+            set_weights(self.model, own_tensors(self.ema.module), Path())
         return self.metrics
+
+    def _metrics_file(self) -> AbstractContextManager[MetricsFile | None]:
+        if self.output is None or not self.accelerator.is_main_process:
+            return nullcontext()
+        return MetricsFile(self.output / "metrics.jsonl", resume_step=self.position.step)
 
     def _epoch(self, interrupts: Interrupts) -> None:
         """The rest of an epoch."""
         accelerator, options, position, total = self.accelerator, self.options, self.position, self.train.steps
         start = time.perf_counter() - position.seconds
         self.wrapped.model.train()
-        if self._entered is not None:
-            set_random_state(self._entered["epoch"])
-            for generator, kept in zip(self.train.generators(), self._entered["generators"], strict=True):
-                generator.set_state(kept)
-        self._epoch_random = random_state()
+        self._order = self._generator_states()
         self.progress.start(position.epoch, total, position.batch)
         # Each step on one CPU, where it costs nothing to look; else now and then.
         watch = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         for batch in self.train.epoch(position.epoch, position.batch):
-            if self._entered is not None:  # only now: order and workers' seeds are drawn with the first batch
-                set_random_state(self._entered["now"])
-                self._entered = None
             number = position.batch
             first = number - number % options.accumulate
             group = min(options.accumulate, total - first)
@@ -321,7 +319,7 @@ class Run:
                     raise self._not_finite(number)
                 self._save()
             if stop:
-                raise self._interrupted(saved=True)
+                raise self._interrupted()
         position.seconds = time.perf_counter() - start
 
     def _update(self) -> None:
@@ -407,7 +405,7 @@ class Run:
             f"try {' or '.join(ways)}, and look for broken images and labels{kept}"
         )
 
-    def _interrupted(self, saved: bool) -> Interrupted:
+    def _interrupted(self) -> Interrupted:
         position = self.position
         where = f"stopped after epoch {position.epoch}, batch {position.batch} of epoch {position.epoch + 1}"
         if self.output is None:

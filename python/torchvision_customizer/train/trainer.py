@@ -17,8 +17,11 @@ from .launch import make_accelerator, on_device, processes
 from .metrics import TrainingMetrics
 from .optim import make_optimizer, make_scheduler
 from .preparing import example_of, fused, recipe_of
+from .presets import open_small_set
 from .run import Run, choose_seed, find_state
 from .scoring import Criterion, evaluate
+
+AnyPath = str | os.PathLike[str]
 
 
 class Trainer:
@@ -29,7 +32,7 @@ class Trainer:
 
         trainer = Trainer(model)
         metrics = trainer.fit(train_loader, val_loader, epochs=10, output="runs/first")
-        print(metrics.summary())
+        metrics.plot("runs/first/history.png")
 
     Args:
         model: any model that gives logits; it is moved to the device, and trained in place.
@@ -104,8 +107,8 @@ class Trainer:
         gradual_unfreezing: int | None = None,
         ema: float | None = None,
         early_stopping: int | None = None,
-        output: str | os.PathLike[str] | None = None,
-        resume: bool | str | os.PathLike[str] = False,
+        output: AnyPath | None = None,
+        resume: bool | AnyPath = False,
         checkpoint_every: int | None = None,
         keep: int = 3,
         tracker: Any = None,
@@ -230,6 +233,57 @@ class Trainer:
             print(metrics.summary())
         return metrics
 
+    def fit_mnist(
+        self, epochs: int = 5, batch_size: int = 64, lr: float = 1e-3, data_dir: AnyPath = "./data", **options: Any
+    ) -> TrainingMetrics:
+        """Train on MNIST, in images of 32×32 and as many channels as the model takes, and validate on its test images.
+
+        Args:
+            epochs: how often the images are gone through.
+            batch_size: images to a batch.
+            lr: learning rate.
+            data_dir: where the set is looked for, and downloaded to where it is nowhere.
+            options: others of :meth:`fit`.
+        """
+        return self._fit_small_set("mnist", epochs, batch_size, lr, data_dir, False, options)
+
+    def fit_cifar10(
+        self,
+        epochs: int = 10,
+        batch_size: int = 128,
+        lr: float = 1e-3,
+        data_dir: AnyPath = "./data",
+        augment: bool | str = True,
+        **options: Any,
+    ) -> TrainingMetrics:
+        """Train on CIFAR-10, as :meth:`fit_mnist` does; ``augment`` is a name of ``open_data``, True is ``basic``."""
+        return self._fit_small_set("cifar10", epochs, batch_size, lr, data_dir, augment, options)
+
+    def fit_cifar100(
+        self,
+        epochs: int = 20,
+        batch_size: int = 128,
+        lr: float = 1e-3,
+        data_dir: AnyPath = "./data",
+        augment: bool | str = True,
+        **options: Any,
+    ) -> TrainingMetrics:
+        """Train on CIFAR-100, as :meth:`fit_cifar10` does."""
+        return self._fit_small_set("cifar100", epochs, batch_size, lr, data_dir, augment, options)
+
+    def _fit_small_set(
+        self,
+        name: str,
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        data_dir: AnyPath,
+        augment: bool | str,
+        options: dict[str, Any],
+    ) -> TrainingMetrics:
+        data = open_small_set(self.model, name, batch_size, data_dir, augment, seed=self.options.seed or 0)
+        return self.fit(data.train, data.val, epochs=epochs, lr=lr, **options)
+
     def evaluate(self, loader: Any, criterion: Criterion | None = None) -> tuple[float, float]:
         """Mean loss over the images of a loader, and accuracy as a share; over all processes, each image once.
 
@@ -242,76 +296,6 @@ class Trainer:
             batches = Batches(loader, accelerator, even=False)
             layout = torch.channels_last if self.options.channels_last else None
             return evaluate(accelerator, self.model, batches, criterion or nn.CrossEntropyLoss(), layout)
-
-    def fit_mnist(
-        self,
-        epochs: int = 5,
-        batch_size: int = 64,
-        lr: float = 1e-3,
-        data_dir: str | os.PathLike[str] = "./data",
-        **options: Any,
-    ) -> TrainingMetrics:
-        """Train on MNIST; where ``data_dir`` does not have it, it is downloaded.
-
-        Args:
-            epochs: how often the data is gone through.
-            batch_size: images in a batch.
-            lr: learning rate.
-            data_dir: where the data is.
-            **options: of :meth:`fit`.
-
-        Raises:
-            OSError: the data is not there and cannot be downloaded.
-        """
-        return self._fit_set("mnist", epochs, batch_size, lr, data_dir, False, options)
-
-    def fit_cifar10(
-        self,
-        epochs: int = 10,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        data_dir: str | os.PathLike[str] = "./data",
-        augment: bool | str = True,
-        **options: Any,
-    ) -> TrainingMetrics:
-        """Train on CIFAR-10, as :meth:`fit_mnist`.
-
-        Args:
-            epochs: how often the data is gone through.
-            batch_size: images in a batch.
-            lr: learning rate.
-            data_dir: where the data is.
-            augment: whether images are cropped and mirrored at random; or ``randaugment`` or ``trivialaugment``.
-            **options: of :meth:`fit`.
-        """
-        return self._fit_set("cifar10", epochs, batch_size, lr, data_dir, augment, options)
-
-    def fit_cifar100(
-        self,
-        epochs: int = 20,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        data_dir: str | os.PathLike[str] = "./data",
-        augment: bool | str = True,
-        **options: Any,
-    ) -> TrainingMetrics:
-        """Train on CIFAR-100, as :meth:`fit_cifar10`."""
-        return self._fit_set("cifar100", epochs, batch_size, lr, data_dir, augment, options)
-
-    def _fit_set(
-        self,
-        name: str,
-        epochs: int,
-        batch_size: int,
-        lr: float,
-        data_dir: str | os.PathLike[str],
-        augment: bool | str,
-        options: dict[str, Any],
-    ) -> TrainingMetrics:
-        from .presets import open_small_set
-
-        data = open_small_set(self.model, name, batch_size, data_dir, augment, seed=self.options.seed or 0)
-        return self.fit(data.train, data.val, epochs=epochs, lr=lr, **options)
 
     # ---- version 2.1 had them, and its users call them ----
 
