@@ -24,12 +24,12 @@ def _section(name: str, title: str) -> str:
 
 def verdicts(name: str) -> str:
     """What was asked in one result, and what was found, with the file."""
-    return f"{_section(name, 'What is asked')}\n\n*From `benchmarks/results/{name}.md`, {_date(name)}.*"
+    return f"{_section(name, 'What is asked')}\n\n*From `benchmarks/results/{name}.md`, {date(name)}.*"
 
 
 def plot(name: str) -> str:
     title = _text(name).partition("\n")[0].lstrip("# ")
-    return f"![{title}](results/{name}.png)\n\n*{title}. From `benchmarks/results/{name}.json`, {_date(name)}.*"
+    return f"![{title}](results/{name}.png)\n\n*{title}. From `benchmarks/results/{name}.json`, {date(name)}.*"
 
 
 def machine(name: str) -> str:
@@ -45,10 +45,10 @@ def ops(name: str) -> str:
             op = re.split(r"[ ,]", cells[0])[0]
             counts.setdefault(op, [0, 0])[cells[-1] == "held"] += 1
     rows = [(f"`{op}`", str(held), str(held + missed)) for op, (missed, held) in sorted(counts.items())]
-    return _pages.table(("op", "bounds held", "of"), rows) + f"\n\n*From `benchmarks/results/{name}.md`, {_date(name)}.*"
+    return _pages.table(("op", "bounds held", "of"), rows) + f"\n\n*From `benchmarks/results/{name}.md`, {date(name)}.*"
 
 
-def _date(name: str) -> str:
+def date(name: str) -> str:
     found = re.search(r"^\| date \| (.*?) \|$", _text(name), re.MULTILINE)
     assert found, f"{name}.md has no date"
     return found[1]

@@ -32,9 +32,9 @@ from torchvision_customizer.fusion import fuse
 
 ROOT = Path(__file__).parents[2]
 # Kept from run to run: LibTorch's headers take a compiler half a minute, and then only what has changed is compiled.
-# The same folders as in the READMEs, whose blocks are run below.
+# The same folders as in the pages, whose blocks are run below.
 BUILD = ROOT / "build"
-READMES = [ROOT / "README.md", ROOT / "examples" / "cpp" / "README.md"]
+READMES = [ROOT / "docs" / "deployment.md", ROOT / "examples" / "cpp" / "README.md"]
 IMAGENET = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 256)
 CLASSES = [f"class № {i}" for i in range(1000)]
 

@@ -112,8 +112,8 @@ PAGES = Sybil(
     ]
 )
 DOCSTRINGS = Sybil(parsers=[DocTestParser(optionflags=FLAGS)])
-# Languages of blocks that are shown and not run here; C++ is built by tests/deploy.
-SHOWN = {"console", "cpp", "cmake"}
+# Languages of blocks that are not run here; bash and C++ are, by tests/deploy/test_cpp.py.
+SHOWN = {"bash", "console", "cpp", "cmake"}
 
 
 def written_pages() -> Iterator[Path]:
@@ -133,12 +133,14 @@ def tiers() -> Iterator[object]:
 
 @pytest.fixture(autouse=True)
 def _a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an empty folder; what torchvision would download has random numbers."""
+    """In an empty folder; what torchvision would download has random numbers, each time the same."""
     monkeypatch.chdir(tmp_path)
 
     def random_tensors(self: models.WeightsEnum, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
         name = type(self).__name__.removesuffix("_Weights").lower()
-        return models.get_model(name, weights=None).state_dict()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return models.get_model(name, weights=None).state_dict()
 
     monkeypatch.setattr(models.WeightsEnum, "get_state_dict", random_tensors)
 
