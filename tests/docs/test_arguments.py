@@ -11,7 +11,6 @@ import pytest
 
 import torchvision_customizer as tvc
 
-
 # Their other arguments are those of from_torchvision, and their docstrings say so.
 PARTLY = {"HybridBuilder.from_timm", "HybridBuilder.from_module"}
 
@@ -24,7 +23,7 @@ def described() -> Iterator[tuple[str, Callable[..., Any], str]]:
     for name, thing in things.items():
         yield name, thing, vars(thing).get("__doc__") or ""
         for key, method in vars(thing).items() if inspect.isclass(thing) else ():
-            if not key.startswith("_") and isinstance(method, (classmethod, staticmethod)) or inspect.isfunction(method):
+            if (not key.startswith("_") and isinstance(method, (classmethod, staticmethod))) or inspect.isfunction(method):
                 yield f"{name}.{key}", getattr(thing, key), method.__doc__ or ""
 
 
