@@ -54,7 +54,8 @@ _FUNCTIONS = {"iadd": "add", "imul": "mul", "getitem": "", "matmul": "@", "trued
 
 # Blocks that are one op: what happens in it.
 _FUSED = {
-    "SEBlock": "x -> mean: over positions, (N, C) -> fc1, activation: (N, C / reduction) -> fc2, gate: (N, C) -> x * gate: (N, C, *)",
+    "SEBlock": "x -> mean: over positions, (N, C) -> fc1, activation: (N, C / reduction) -> fc2, gate: (N, C) -> "
+    "x * gate: (N, C, *)",
     "ECABlock": "x -> mean: over positions, (N, C) -> conv1d, gate: along the channels -> x * gate: (N, C, *)",
     "CBAMBlock": "x -> mean and max: over positions, (N, C) -> mlp, gate: of both, added -> y = x * gate: (N, C, H, W) -> "
     "mean and max: over channels, (N, 2, H, W) -> conv2d, gate: (N, 1, H, W) -> y * gate: (N, C, H, W)",

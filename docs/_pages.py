@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -154,8 +155,8 @@ def recipe_keys() -> str:
     parts = [
         "# Recipe keys",
         "Every key that a recipe may have, from the typed models that read it (`recipe/schema.py`); `tvc schema` prints the "
-        "same as a JSON schema for editors. A key that is not here is an error. Types and defaults are as in Python; `None` is "
-        "written `null`.",
+        "same as a JSON schema for editors. A key that is not here is an error. Every one may "
+        "be a macro, or `null`, which takes away what the parent says.",
     ]
     for section, models in SECTIONS.items():
         parts.append(f"## {_TITLES.get(section, section)}")
@@ -164,8 +165,9 @@ def recipe_keys() -> str:
             others.setdefault(name, []).append(other)
         for model in models:
             parts.append(f"### {model.__name__}\n\n{inspect.cleandoc(model.__doc__ or '')}")
+            schema = model.model_json_schema()["properties"]
             rows = [
-                (_names(key, others), _code(_type(field)), _default(field), field.description or "")
+                (_names(key, others), _type(schema[key]), _default(field), field.description or "")
                 for key, field in model.model_fields.items()
             ]
             parts.append(table(("key", "type", "default", "meaning"), rows))
@@ -177,14 +179,28 @@ def _names(key: str, others: Mapping[str, list[str]]) -> str:
     return _code(key) + (f", also {more}" if more else "")
 
 
-def _type(field: Any) -> str:
-    text = inspect.formatannotation(field.annotation)
-    text = re.sub(r"Annotated\[(\w+), [^\]]*\]", r"\1", text.replace("typing.", ""))
-    return re.sub(r"torchvision_customizer\.[\w.]*\.|, (FieldInfo|Before|After|With|Discriminator|Tag).*", "", text)
+def _type(schema: Mapping[str, Any]) -> str:
+    """A property of a JSON schema in words."""
+    if "anyOf" in schema or "oneOf" in schema:
+        kinds = [_type(each) for each in schema.get("anyOf", schema.get("oneOf"))]
+        return " or ".join(dict.fromkeys(kind for kind in kinds if kind != "null"))
+    if "enum" in schema or "const" in schema:
+        return ", ".join(json.dumps(value).strip('"') for value in schema.get("enum", [schema.get("const")]))
+    if "$ref" in schema:
+        return schema["$ref"].rpartition("/")[2]
+    kind = schema.get("type", "anything")
+    if kind == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    bounds = [f"from {low}"] if low is not None else []
+    bounds += [f"above {schema['exclusiveMinimum']}"] if "exclusiveMinimum" in schema else []
+    bounds += [f"to {high}"] if high is not None else []
+    bounds += [f"below {schema['exclusiveMaximum']}"] if "exclusiveMaximum" in schema else []
+    return " ".join([{"object": "mapping"}.get(kind, kind), *bounds])
 
 
 def _default(field: Any) -> str:
-    return "required" if field.is_required() else _code(repr(field.default))
+    return "required" if field.is_required() else _code(json.dumps(field.default, ensure_ascii=False))
 
 
 def shipped_recipes(_: str) -> str:
@@ -272,26 +288,16 @@ def families(_: str) -> str:
     for family in FAMILIES:
         name = MEMBERS[family.class_name]
         found = block_types(name)
-        shown = "; ".join(f"`{kind}` (`{path}`)" for kind, (path, _) in found.items())
-        automatic = "the end of each stage"
-        if found:
-            residual = [kind for kind, (_, places) in found.items() if places[0].startswith("residual")]
-            concatenating = [kind for kind in found if kind not in residual]
-            automatic = "the residual branch, before the addition" if residual else ""
-            if concatenating:
-                automatic += f"{'; ' if residual else ''}the output of {', '.join(map(_code, concatenating))}"
+        automatic = {"before the addition" if at[0].startswith("residual") else "the output" for _, at in found.values()}
         rows.append(
             (
-                f"{family.class_name}<br>`{name}`",
+                f"{family.class_name}, `{name}`",
                 ", ".join(map(_code, family.body)),
-                shown or "a plain stack",
-                automatic,
-                _code(family.last_layer),
+                ", ".join(map(_code, found)) or "a plain stack",
+                " or ".join(sorted(automatic)) or "the end of each stage",
             )
         )
-    return table(
-        ("family, and the model looked at", "stages", "blocks that can be opened", "`at: auto` is", "last layer"), rows
-    )
+    return table(("family, and the model looked at", "stages", "blocks", "`at: auto`"), rows)
 
 
 def block_types(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -23,7 +23,7 @@ def described() -> Iterator[tuple[str, Callable[..., Any], str]]:
     for name, thing in things.items():
         yield name, thing, vars(thing).get("__doc__") or ""
         for key, method in vars(thing).items() if inspect.isclass(thing) else ():
-            if (not key.startswith("_") and isinstance(method, (classmethod, staticmethod))) or inspect.isfunction(method):
+            if not key.startswith("_") and (isinstance(method, (classmethod, staticmethod)) or inspect.isfunction(method)):
                 yield f"{name}.{key}", getattr(thing, key), method.__doc__ or ""
 
 
