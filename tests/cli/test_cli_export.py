@@ -43,6 +43,9 @@ def test_json(tmp_path: Path) -> None:
     assert report["path"] == str(path) and report["bytes"] == path.stat().st_size
     assert report["fused"] is None and report["verification"] is None
     assert report["ops"] == ["tvc::squeeze_excite"]
+    shown = CliRunner().invoke(main, ["inspect", str(path)])
+    assert shown.exit_code == 0, shown.stderr
+    assert f'torch.ops.load_library("{ops.native_status().library_path}")' in shown.stdout.replace("\n", "")
 
 
 def test_unpatched_needs_only_torch(tmp_path: Path) -> None:
@@ -146,15 +149,6 @@ def test_saved_folder_and_what_its_recipe_says(tmp_path: Path) -> None:
     assert report["format"] == "pt2" and report["ops"] == [] and report["verification"] is None
     shown = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).stdout)
     assert shown["input_dtype"] == "float32" and shown["preprocessing"]["mean"] == [0.1]
-
-
-@native
-def test_inspect_says_the_line_to_add(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    assert export(*MODEL, *SE, "--no-verify", "--output", str(path)).exit_code == 0
-    result = CliRunner().invoke(main, ["inspect", str(path)])
-    assert result.exit_code == 0, result.stderr
-    assert f'torch.ops.load_library("{ops.native_status().library_path}")' in result.stdout.replace("\n", "")
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,9 @@ def test_known_of_a_recipe(tmp_path: Path) -> None:
     for each in (model, load(tmp_path / "saved")):
         assert known_preprocessing(each) == Preprocessing(28, (0.13,), (0.31,))
         assert known_classes(each) == ("odd", "even")
+    oblong = build_recipe(Recipe.from_dict({**recipe, "input_shape": [1, 28, 32]}))
+    with pytest.raises(ValueError, match=r"for square images, and its input is 28×32; give preprocessing=None"):
+        known_preprocessing(oblong)
     export(model, tmp_path / "model.pt", fused=False, verify=False)
     assert metadata_of(tmp_path / "model.pt")["input_shape"] == [None, 1, 28, 28]
 

@@ -11,7 +11,7 @@ from .._torchvision import models
 from ..hybrid.model import HybridModel
 from ..hybrid.probe import input_shape_of
 from ..recipe.builder import ABOUT
-from .preprocessing import Preprocessing
+from .preprocessing import INTERPOLATIONS, Preprocessing
 
 
 def known_shape(model: nn.Module) -> tuple[int, ...]:
@@ -28,7 +28,13 @@ def known_preprocessing(model: nn.Module) -> Preprocessing | None:
     """
     said = said_in_recipe(model)
     if said.get("mean") is not None and said.get("std") is not None:
-        return Preprocessing(known_shape(model)[-1], tuple(said["mean"]), tuple(said["std"]))
+        *_, height, width = known_shape(model)
+        if height != width:
+            raise ValueError(
+                f"export: the recipe's mean and std are for square images, and its input is {height}×{width}; "
+                "give preprocessing=None (--no-preprocessing) for a file that says nothing of them"
+            )
+        return Preprocessing(width, tuple(said["mean"]), tuple(said["std"]))
     weights = _weights_of(model)
     if weights is not None:
         preset = weights.transforms()
@@ -42,9 +48,11 @@ def known_preprocessing(model: nn.Module) -> Preprocessing | None:
         )
     config = getattr(model, "pretrained_cfg", None)
     if isinstance(config, Mapping) and config.get("mean") is not None and config.get("std") is not None:
-        crop = int(config["input_size"][-1])
-        resize = int(crop / config.get("crop_pct", 1.0))
-        return Preprocessing(crop, tuple(config["mean"]), tuple(config["std"]), resize, config.get("interpolation", "bilinear"))
+        _, height, crop = config["input_size"]
+        interpolation = config.get("interpolation", "bilinear")
+        if height == crop and interpolation in INTERPOLATIONS:  # else it is not what Preprocessing says
+            resize = max(crop, int(crop / config.get("crop_pct", 1.0)))
+            return Preprocessing(crop, tuple(config["mean"]), tuple(config["std"]), resize, interpolation)
     return None
 
 
