@@ -120,6 +120,7 @@ def written_pages() -> Iterator[Path]:
     yield ROOT / "README.md"
     yield ROOT / "CONTRIBUTING.md"
     yield ROOT / "recipes" / "README.md"
+    yield ROOT / "benchmarks" / "README.md"
     yield from sorted((ROOT / "docs").glob("*.md"))
 
 
