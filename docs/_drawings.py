@@ -142,7 +142,7 @@ def _svg(width: float, height: float, parts: Iterable[str], title: str, kind: st
     """One line, which Markdown leaves alone."""
     size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
     head = f'<svg class="{kind}" role="img" aria-label="{escape(title)}" {size} xmlns="http://www.w3.org/2000/svg">'
-    return head + "".join(parts) + "</svg>"
+    return f'<div class="drawing-box">{head}{"".join(parts)}</svg></div>'
 
 
 def curve(activation: nn.Module) -> str:
