@@ -66,7 +66,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _composed_recipe(model: VisionModel) -> dict[str, Any]:
+def composed_recipe(model: VisionModel) -> dict[str, Any]:
     """What a composed model is made of, as plain values."""
     from ..recipe.builder import ABOUT
 
@@ -139,7 +139,7 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
         raise FileExistsError(f"{target} exists and is no saved model, or has other files, too; name another folder")
     if is_fused(model):
         model = cast("HybridModel | VisionModel", unfuse(copy.deepcopy(model)))
-    recipe = recipe_of(model) if isinstance(model, HybridModel) else _composed_recipe(model)
+    recipe = recipe_of(model) if isinstance(model, HybridModel) else composed_recipe(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     draft, former = scratch / "new", scratch / "former"
