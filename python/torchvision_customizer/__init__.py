@@ -134,6 +134,7 @@ _PUBLIC = {
     "export": "deploy",
     "verify": "deploy",
     **dict.fromkeys(("Template", "densenet", "efficientnet", "mobilenet", "resnet", "vgg"), "templates"),
+    **dict.fromkeys(("diff_page", "model_page"), "pages"),
     "PatchError": "errors",
     "RecipeError": "errors",
     "WeightsError": "errors",

@@ -108,13 +108,19 @@ def outline(model: nn.Module, depth: int = 3, input_shape: tuple[int, ...] | Non
 
 
 def _graph_and_places(path: str, module: nn.Module) -> tuple[fx.Graph | None, tuple[str, ...]]:
+    graph: fx.Graph | None = None
+    places: tuple[str, ...] = ()
     try:
-        graph = graph_of(module)
+        if path:  # the model itself is no block, and offers no place
+            graph = graph_of(module)
+            places = places_in(module, graph)
     except NoPlace:
-        of_torch = original_class(module).__module__.partition(".")[0] == "torch"
-        graph, places = (None if of_torch else graph_as_it_runs(module)), ()
-    else:
-        places = places_in(module, graph) if path else ()
+        pass
     # A stack of torch's own layers has no blocks; DenseNet, which has pools between its blocks, is none.
-    is_plain = all(original_class(child).__module__.partition(".")[0] == "torch" for child in module.children())
-    return graph, (("auto",) if path and is_plain and stage_ends(path, module) else places)
+    if path and all(_of_torch(child) for child in module.children()) and stage_ends(path, module):
+        places = ("auto",)
+    return (graph_as_it_runs(module) if graph is None and not _of_torch(module) else graph), places
+
+
+def _of_torch(module: nn.Module) -> bool:
+    return original_class(module).__module__.partition(".")[0] == "torch"

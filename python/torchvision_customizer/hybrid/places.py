@@ -85,11 +85,11 @@ def graph_of(block: nn.Module) -> fx.Graph:
 def graph_as_it_runs(block: nn.Module) -> fx.Graph | None:
     """The graph of a block in its present mode, to be looked at; None where its forward cannot be written as one.
 
-    Unlike that of ``graph_of`` it may be of a block that does something else in training; GoogLeNet, with auxiliary heads, does.
+    Unlike that of ``graph_of`` it may be of what does something else in training, as GoogLeNet with its auxiliary heads does.
     """
     try:
         return _trace(block, block.training)[0]
-    except _UNTRACEABLE:
+    except (*_UNTRACEABLE, AttributeError, AssertionError, LookupError):
         return None
 
 

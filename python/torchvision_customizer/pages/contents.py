@@ -59,7 +59,7 @@ def model_contents(
         module["children"] = [index[path] for path in module["children"]]
     report = model.report if isinstance(model, HybridModel) else None
     return {
-        "name": report.backbone if report else about.get("name") or original_class(model).__name__,
+        "name": about.get("name") or (report.backbone if report else original_class(model).__name__),
         "class": root.class_name,
         "input_shape": list(shape),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def flow(module: nn.Module, graph: fx.Graph | None) -> dict[str, Any] | None:
 
 def _chain(nodes: list[dict[str, str]]) -> dict[str, Any]:
     steps = [INPUT, *range(len(nodes)), OUTPUT]
-    return {"nodes": nodes, "edges": [list(pair) for pair in zip(steps, steps[1:], strict=False)]}
+    return {"nodes": nodes, "edges": [list(pair) for pair in pairwise(steps)]}
 
 
 def _drawn(module: nn.Module, graph: fx.Graph) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Graph {
     this.parts = new Map(model.parts.flatMap((part) => part.paths.map((path) => [path, part.title])));
     this.inside = model.modules.map(() => new Map());
     this.parent = [];
-    this.count(0, false);
+    this.count(0);
     this.opened = new Set([0]);
     this.current = null;
     // Something to see at first: levels as long as they fit, and the way to one patch.
@@ -39,16 +39,22 @@ class Graph {
     this.fit();
   }
 
-  count(index, within) {
+  // What a marked module is called: its block, or the only one in it where it just holds one.
+  nameOf(index) {
+    const {block, children, ...module} = this.modules[index];
+    return block ?? (children.length === 1 && module.class === "Sequential" ? this.nameOf(children[0]) : module.class);
+  }
+
+  // Where each module is, and what is marked in it, outermost.
+  count(index) {
     const {mark, children} = this.modules[index];
     for (const child of children) {
       this.parent[child] = index;
-      this.count(child, within || mark === "+" || mark === "-");
+      this.count(child);
       for (const [sign, number] of this.inside[child]) this.inside[index].set(sign, (this.inside[index].get(sign) ?? 0) + number);
       const module = this.modules[child];
-      const top = module.mark && !(mark === module.mark && module.mark !== "~");
-      if (top) {
-        const sign = `${module.mark} ${module.block ?? module.class}`;
+      if (module.mark && (module.mark !== mark || mark === "~")) {
+        const sign = `${module.mark} ${this.nameOf(child)}`;
         this.inside[index].set(sign, (this.inside[index].get(sign) ?? 0) + 1);
       }
     }
@@ -117,30 +123,30 @@ class Graph {
     const under = [shapeText(module.shape), module.parameters ? `${short(module.parameters)} parameters` : ""].filter(Boolean).join(" · ");
     const part = this.parts.get(module.path);
     const title = mark + name, nameWidth = this.width(title, 13, 600);
-    let first = nameWidth + 8 + this.width(module.class, 12) + (opens ? 18 : 0);
+    const indent = opens ? 16 : 0;
+    let first = indent + nameWidth + 8 + this.width(module.class, 12);
     const places = signs.map((text) => { const x = first + SIGNS; first = x + this.width(text, 11.5, 600) + 12; return x; });
     if (part) first += 14 + this.width(part, 11);
-    const own = Math.max(first, this.width(under, 11.5)) + 2 * PAD;
-    let w = own, h = HEAD, inner = null;
+    const own = Math.max(first, indent + this.width(under, 11.5)) + 2 * PAD;
+    let w = own, h = HEAD, axis = w / 2, at = 0, inner = null;
     if (open) {
       const {boxes, edges} = this.steps(index, key);
-      inner = {boxes, ...arrange(boxes, edges)};
+      inner = {boxes, edges, ...arrange(boxes, edges)};
       w = Math.max(own, inner.w + 2 * PAD);
-      h = HEAD + inner.h + PAD;
+      h = HEAD + inner.h;
+      at = (w - inner.w) / 2;
+      axis = at + inner.axis;
     }
-    const draw = (at) => {
-      const group = add(at, "g", {
+    const draw = (place) => {
+      const group = add(place, "g", {
         class: ["module", module.mark && kindOf(module.mark), open && "open"].filter(Boolean).join(" "),
         role: "treeitem", tabindex: -1, "data-key": key, "data-index": index, "data-path": module.path,
         "aria-label": [title, module.class, under, ...signs].join(", "),
         ...(opens && {"aria-expanded": open}),
       });
       add(group, "rect", {width: w, height: h, rx: 7});
-      let x = PAD;
-      if (opens) {
-        add(group, "path", {class: "opens", d: open ? "M14,14l8,0l-4,6z" : "M15,13l6,4l-6,4z"});
-        x += 16;
-      }
+      const x = PAD + indent;
+      if (opens) add(group, "path", {class: "opens", d: open ? "M14,13l8,0l-4,6z" : "M15,11l6,4l-6,4z"});
       add(group, "text", {x, y: 20, class: "name"}, title);
       add(group, "text", {x: x + nameWidth + 8, y: 20, class: "class"}, module.class);
       signs.forEach((text, number) => {
@@ -150,13 +156,17 @@ class Graph {
       });
       if (part) add(group, "text", {x: w - PAD, y: 20, class: "part", "text-anchor": "end"}, part);
       add(group, "text", {x, y: 37, class: "under"}, under);
-      if (inner) this.fill(add(group, "g", {transform: `translate(${(w - inner.w) / 2},${HEAD})`, role: "group"}), inner);
+      if (inner) this.fill(add(group, "g", {transform: `translate(${at},${HEAD})`, role: "group"}), inner);
     };
-    return {w, h, draw};
+    return {w, h, axis, draw};
   }
 
-  fill(group, {boxes, places, lines}) {
-    for (const line of lines) add(group, "path", {class: "line", d: line, "marker-end": "url(#arrow)"});
+  // Where a line leaves a module it goes on outside, and has no arrow yet.
+  fill(group, {boxes, edges, places, lines}, last = false) {
+    lines.forEach((line, number) => {
+      const arrow = last || edges[number][1] !== OUTPUT;
+      add(group, "path", {class: "line", d: line, ...(arrow && {"marker-end": "url(#arrow)"})});
+    });
     boxes.forEach((box, number) => {
       const {x, y} = places[number];
       box.draw(add(group, "g", {transform: `translate(${round(x)},${round(y)})`, ...(box.idle && {class: "idle"})}));
@@ -172,7 +182,7 @@ class Graph {
     const ends = [this.sign(`input ${shapeText(this.inputShape)}`), this.sign(`output ${shapeText(this.modules[0].shape)}`.trim())];
     const all = arrange(boxes, edges, {input: ends[0], output: ends[1]});
     const group = add(this.svg, "g", {transform: "translate(12,12)", role: "group"});
-    this.fill(group, {boxes, ...all});
+    this.fill(group, {boxes, edges, ...all}, true);
     [all.ends.input, all.ends.output].forEach(({x, y}, number) => {
       ends[number].draw(add(group, "g", {transform: `translate(${round(x)},${round(y)})`}));
     });

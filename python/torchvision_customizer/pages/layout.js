@@ -4,11 +4,12 @@
 const INPUT = -1, OUTPUT = -2;
 const ROW_GAP = 22, COLUMN_GAP = 16, LANE = 10;
 
-// boxes: [{w, h}] in an order in which they can run; edges: pairs of indices, INPUT and OUTPUT; ends: sizes of these two.
-// Returns {w, h, places: [{x, y}], ends: {input, output}, lines: [path]}; x and y are of left upper corners.
+// boxes: [{w, h, axis}] in an order in which they can run; axis is where lines come in and leave, from the left, by default in
+// the middle. edges: pairs of indices, INPUT and OUTPUT; ends: sizes of these two.
+// Returns {w, h, axis, places: [{x, y}], ends: {input, output}, lines: [path]}; x and y are of left upper corners.
 function arrange(boxes, edges, ends = {input: {w: 0, h: 0}, output: {w: 0, h: 0}}) {
   const count = boxes.length, input = count, output = count + 1;
-  const cells = [...boxes, ends.input, ends.output].map(({w, h}) => ({w, h, lane: false}));
+  const cells = [...boxes, ends.input, ends.output].map(({w, h, axis = w / 2}) => ({h, l: axis, r: w - axis, lane: false}));
   const links = edges.map(([from, to]) => [from === INPUT ? input : from, to === OUTPUT ? output : to]);
   const takers = cells.map(() => []), givers = cells.map(() => []);
   for (const [from, to] of links) { takers[from].push(to); givers[to].push(from); }
@@ -22,7 +23,7 @@ function arrange(boxes, edges, ends = {input: {w: 0, h: 0}, output: {w: 0, h: 0}
     const far = Math.max(...takers[from].map((to) => cells[to].row));
     const lane = [from];
     for (let row = cell.row + 1; row < far; row++) {
-      lane.push(cells.push({w: LANE, h: 0, row, lane: true}) - 1);
+      lane.push(cells.push({l: LANE / 2, r: LANE / 2, h: 0, row, lane: true}) - 1);
       hops.push([]);
       rows[row].push(cells.length - 1);
       hops[lane.at(-2)].push(lane.at(-1));
@@ -34,15 +35,7 @@ function arrange(boxes, edges, ends = {input: {w: 0, h: 0}, output: {w: 0, h: 0}
       routes[link] = [...lane.slice(0, cells[to].row - cell.row), to];
     });
   });
-  const near = cells.map(() => []);
-  hops.forEach((targets, from) => targets.forEach((to) => {
-    // What is straight is easy to follow: the chain of steps first, and then the lanes.
-    const weight = cells[from].lane === cells[to].lane ? 8 : 1;
-    near[from].push([to, weight]);
-    near[to].push([from, weight]);
-  }));
-  order(rows, near);
-  spread(rows, cells, near);
+  place(cells, hops, rows.length, input);
 
   let y = 0;
   for (const row of rows) {
@@ -50,12 +43,13 @@ function arrange(boxes, edges, ends = {input: {w: 0, h: 0}, output: {w: 0, h: 0}
     for (const index of row) Object.assign(cells[index], {top: y, bottom: y + h, y: y + (h - cells[index].h) / 2});
     y += h + ROW_GAP;
   }
-  const left = Math.min(...cells.map(({x, w}) => x - w / 2));
+  const left = Math.min(...cells.map(({x, l}) => x - l));
   for (const cell of cells) cell.x -= left;
-  const corner = ({x, y, w}) => ({x: x - w / 2, y});
+  const corner = ({x, y, l}) => ({x: x - l, y});
   return {
-    w: Math.max(...cells.map(({x, w}) => x + w / 2)),
+    w: Math.max(...cells.map(({x, r}) => x + r)),
     h: y - ROW_GAP,
+    axis: cells[input].x,
     places: cells.slice(0, count).map(corner),
     ends: {input: corner(cells[input]), output: corner(cells[output])},
     lines: routes.map((route) => trace(route.map((index) => cells[index]))),
@@ -83,53 +77,63 @@ function rank(cells, takers, givers, input, output) {
   for (const index of steps.filter(idle)) cells[index].row = ++row;
 }
 
-function order(rows, near) {
-  const place = [];
-  const number = (row) => row.forEach((index, position) => { place[index] = position / row.length; });
-  rows.forEach(number);
-  for (let sweep = 0; sweep < 4; sweep++) {
-    for (const row of sweep % 2 ? rows.toReversed() : rows) {
-      const mean = new Map(row.map((index) => [index, average(near[index], (other) => place[other]) ?? place[index]]));
-      row.sort((a, b) => mean.get(a) - mean.get(b) || a - b);
-      number(row);
+// Each chain of steps and lanes is a straight column: the longest from the input in the middle, the others beside it, as near
+// as what is there already lets them.
+function place(cells, hops, rowCount, input) {
+  const worth = cells.map((cell) => (cell.lane ? 0.001 : 1));
+  const free = cells.map(() => true);
+  const byRow = [...cells.keys()].sort((a, b) => cells[b].row - cells[a].row);
+  const edges = {right: Array(rowCount).fill(-Infinity), left: Array(rowCount).fill(-Infinity)};
+  const chains = [];
+  for (let start = input; start !== undefined;) {
+    const chain = [];
+    const best = chainsFrom(byRow, hops, free, worth);
+    if (chains.length) start = byRow.reduce((a, b) => (free[b] && (a === undefined || best[b].worth >= best[a].worth) ? b : a), undefined);
+    for (let at = start; at !== undefined; at = best[at].next) { chain.push(at); free[at] = false; }
+    if (!chain.length) break;
+    chains.push(chain);
+  }
+  const [middle, ...others] = chains;
+  const lanes = (chain) => chain.every((index) => cells[index].lane);
+  others.sort((a, b) => lanes(a) - lanes(b) || a.length - b.length);
+  for (const chain of [middle, ...others]) {
+    const column = chain.map((index) => cells[index]);
+    const beside = (edge, side) => COLUMN_GAP + Math.max(...column.map((cell) => edge[cell.row])) + Math.max(...column.map((cell) => cell[side]));
+    const right = beside(edges.right, "l"), left = beside(edges.left, "r");
+    const x = right === -Infinity ? 0 : right <= left ? right : -left;
+    for (const cell of column) {
+      cell.x = x;
+      edges.right[cell.row] = Math.max(edges.right[cell.row], x + cell.r);
+      edges.left[cell.row] = Math.max(edges.left[cell.row], cell.l - x);
     }
   }
 }
 
-function spread(rows, cells, near) {
-  const apart = (a, b) => (cells[a].w + cells[b].w) / 2 + COLUMN_GAP;
-  for (const row of rows) {
-    const total = row.reduce((sum, index) => sum + cells[index].w + COLUMN_GAP, -COLUMN_GAP);
-    let x = -total / 2;
-    for (const index of row) { cells[index].x = x + cells[index].w / 2; x += cells[index].w + COLUMN_GAP; }
-  }
-  for (let sweep = 0; sweep < 12; sweep++) {
-    for (const row of sweep % 2 ? rows.toReversed() : rows) {
-      const wanted = row.map((index) => average(near[index], (other) => cells[other].x) ?? cells[index].x);
-      const right = wanted.slice(), left = wanted.slice();
-      for (let i = 1; i < row.length; i++) right[i] = Math.max(right[i], right[i - 1] + apart(row[i - 1], row[i]));
-      for (let i = row.length - 2; i >= 0; i--) left[i] = Math.min(left[i], left[i + 1] - apart(row[i], row[i + 1]));
-      row.forEach((index, i) => { cells[index].x = (right[i] + left[i]) / 2; });
+// For each free cell the chain below it that is worth most.
+function chainsFrom(byRow, hops, free, worth) {
+  const best = [];
+  for (const index of byRow) {
+    best[index] = {worth: worth[index], next: undefined};
+    for (const to of hops[index]) {
+      if (free[to] && worth[index] + best[to].worth > best[index].worth) best[index] = {worth: worth[index] + best[to].worth, next: to};
     }
   }
-}
-
-function average(pairs, value) {
-  const weights = pairs.reduce((sum, [, weight]) => sum + weight, 0);
-  return weights ? pairs.reduce((sum, [other, weight]) => sum + weight * value(other), 0) / weights : undefined;
+  return best;
 }
 
 function trace(route) {
   const [first, ...others] = route;
   let {x, bottom: y} = first;
-  let path = `M${round(x)},${round(first.y + first.h)}V${round(y)}`;
+  let path = `M${round(x)},${round(first.y + first.h)}`;
+  // No steps of length 0: the arrow at the end would not know where it points to.
+  const down = (from, to) => { if (to - from > 0.05) path += `V${round(to)}`; };
+  down(first.y + first.h, y);
   for (const cell of others) {
     const middle = round((y + cell.top) / 2);
-    path += Math.abs(cell.x - x) < 0.5
-      ? `V${round(cell.top)}`
-      : `C${round(x)},${middle} ${round(cell.x)},${middle} ${round(cell.x)},${round(cell.top)}`;
+    if (Math.abs(cell.x - x) < 0.5) down(y, cell.top);
+    else path += `C${round(x)},${middle} ${round(cell.x)},${middle} ${round(cell.x)},${round(cell.top)}`;
+    down(cell.top, cell.lane ? cell.bottom : cell.y);
     ({x, bottom: y} = cell);
-    path += `V${round(cell.lane ? cell.bottom : cell.y)}`;
   }
   return path;
 }

@@ -22,6 +22,8 @@ function against(before, after) {
   return `${after > before ? "+" : "−"}${short(Math.abs(after - before))}${before ? ` (${after > before ? "+" : "−"}${Math.abs((after / before - 1) * 100).toPrecision(2)} %)` : ""}`;
 }
 
+const percent = (share) => (share && share < 0.001 ? "< 0.1 %" : `${(share * 100).toFixed(share && share < 0.1 ? 1 : 0)} %`);
+
 let model, table, graph;
 
 function summary() {
@@ -35,7 +37,7 @@ function summary() {
   const tiles = [
     ["Parameters", last.parameters, short(last.parameters), against(before.parameters, last.parameters)],
     ["FLOPs", last.flops, short(last.flops), against(before.flops, last.flops)],
-    ["Modules", last.modules.length, whole(last.modules.length), ""],
+    ["Modules", last.modules.length, whole(last.modules.length), page.kind === "diff" ? against(first.modules.length, last.modules.length) : ""],
   ];
   if (last.timed) tiles.push(["Time", last.modules[0].seconds, milliseconds(last.modules[0].seconds), ""]);
   for (const [name, value, text, more] of tiles) {
@@ -62,7 +64,7 @@ function parts() {
     for (const [name, key] of [["parameters", "parameters"], ["FLOPs", "flops"]]) {
       const share = model[key] ? part[key] / model[key] : 0;
       element("span", {class: "bar"}, "", button).style.setProperty("--share", `${share * 100}%`);
-      element("span", {class: "share"}, `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} % of ${name}`, button);
+      element("span", {class: "share"}, `${percent(share)} of ${name}`, button);
     }
     button.addEventListener("click", () => choose(graph.byPath.get(part.paths[0])));
   }
@@ -83,7 +85,8 @@ function total(modules, key) {
 function pathCell(cell, path, mark, under) {
   const dot = path.lastIndexOf(".") + 1;
   if (mark) element("span", {class: `sign ${kindOf(mark)}`}, mark, cell);
-  if (dot) element("span", {class: "quiet"}, path.slice(0, dot), cell);
+  const holder = dot ? element("span", {class: "quiet"}, "", cell) : null;
+  for (const name of path.slice(0, dot).split(".").slice(0, -1)) holder.append(`${name}.`, element("wbr"));
   element("span", {class: "name"}, path.slice(dot) || "model", cell);
   if (under) element("small", {class: "narrow"}, under, cell);
 }
@@ -127,6 +130,8 @@ function changeTable() {
     {key: "kind", title: "What", value: (c) => c.kind, cell: (cell, c) => { cell.textContent = c.kind; }},
     {key: "text", title: "Difference", value: (c) => c.text, cell: (cell, c) => { cell.textContent = c.text; }},
   ];
+  columns.push({key: "change", title: "Parameters", number: true, value: (c) => c.parameters,
+    cell: (cell, c) => { cell.textContent = c.parameters ? `${c.parameters > 0 ? "+" : "−"}${whole(Math.abs(c.parameters))}` : ""; }});
   const sum = (rows) => ({path: {text: `${rows.length} difference${rows.length === 1 ? "" : "s"}`, value: rows.length}});
   const select = (change) => {
     const path = change.kind === "tensor" ? change.path.slice(0, Math.max(0, change.path.lastIndexOf("."))) : change.path;
@@ -144,13 +149,14 @@ function details(index) {
   const head = element("p", {}, "", place);
   pathCell(head, module.path, module.mark);
   element("span", {class: "quiet"}, ` ${module.class}${module.block ? ` (block ${module.block})` : ""}`, head);
-  const share = (value, of) => (of ? ` (${((value / of) * 100).toPrecision(2)} %)` : "");
+  const share = (value, of) => (of ? ` (${percent(value / of)})` : "");
   const root = model.modules[0];
   const facts = [
     ["Output", shapeText(module.shape)],
     ["Parameters", module.parameters && `${whole(module.parameters)}${share(module.parameters, root.parameters)}`],
     ["FLOPs", module.flops && `${whole(module.flops)}${share(module.flops, root.flops)}`],
     ["Time", module.seconds && `${milliseconds(module.seconds)}${share(module.seconds, root.seconds)}`],
+    ["Inside", module.children.length && !module.flow && "what runs after what is not known: torch.fx cannot trace it"],
     ["A patch can go", module.places.join(", ")],
     ["Changed", model.edits.find((edit) => edit.startsWith(`${module.path}:`))],
   ];
@@ -201,7 +207,7 @@ function start() {
   if (page.kind === "diff") {
     by("which").hidden = by("tabs").hidden = false;
     by("marked").textContent = "Show differences";
-    by("only-marked").lastChild.textContent = " differs";
+    by("only-marked").lastChild.textContent = "differs";
     page.models.forEach((of, number) => {
       const button = element("button", {}, `${"AB"[number]}: ${of.name}`, by("which"));
       button.addEventListener("click", () => use(of, shown()));

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..hybrid.diff import ModelDiff, diff
+from ..hybrid.diff import Change, ModelDiff, ModuleChange, diff
 from ..recipe.yaml_loader import write_text
 from .contents import model_contents
 
@@ -84,7 +84,7 @@ def diff_page(
     for model, name in zip(models, names or (), strict=False):
         model["name"] = name
     changes = [
-        {"mark": change.mark, "path": change.path, "text": str(change), "kind": kind, "parameters": getattr(change, "parameters", 0)}
+        {"mark": change.mark, "path": change.path, "text": str(change), "kind": kind, "parameters": _more(change)}
         for kind, of_kind in (("module", found.modules), ("tensor", found.tensors))
         for change in of_kind
     ]
@@ -92,6 +92,11 @@ def diff_page(
     file = Path(path).expanduser()
     write_text(file, page(title, {"kind": "diff", "models": models, "changes": changes, "parts": found.to_dict()["parts"]}))
     return file
+
+
+def _more(change: Change) -> int | None:
+    """How many parameters more the second model has by a change, or None where it is no module."""
+    return None if not isinstance(change, ModuleChange) else -change.parameters if change.mark == "-" else change.parameters
 
 
 def _marks(found: ModelDiff, model: nn.Module) -> dict[str, str]:
