@@ -86,8 +86,8 @@ def _modules(
         "class": module.class_name,
         "shape": None if module.shape is None else list(module.shape),
         "parameters": module.parameters,
-        "flops": module.flops,
-        **({"seconds": seconds.get(module.path)} if seconds else {}),
+        "flops": _flops(module),
+        **({"seconds": _seconds(module, seconds)} if seconds else {}),
         "mark": mark,
         "block": new.get(module.path),
         "places": list(module.places),
@@ -96,6 +96,18 @@ def _modules(
     }
     for child in module.children:
         yield from _modules(model, child, seconds, marks, new)
+
+
+# A list of modules is never run itself, and costs what is in it.
+
+
+def _flops(module: ModuleOutline) -> int:
+    return module.flops or sum(map(_flops, module.children))
+
+
+def _seconds(module: ModuleOutline, seconds: Mapping[str, float]) -> float | None:
+    inside = [value for child in module.children if (value := _seconds(child, seconds)) is not None]
+    return seconds.get(module.path, sum(inside) if inside else None)
 
 
 def _parts(model: nn.Module, shape: tuple[int, ...], modules: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
