@@ -12,9 +12,9 @@ function short(value) {
   return String(value);
 }
 
-function milliseconds(seconds) {
-  const value = seconds * 1e3;
-  return `${value >= 100 ? value.toFixed(0) : value.toPrecision(3)} ms`;
+function duration(seconds) {
+  const [value, unit] = seconds < 1e-3 ? [seconds * 1e6, "µs"] : [seconds * 1e3, "ms"];
+  return `${value >= 100 ? value.toFixed(0) : value.toPrecision(3)} ${unit}`;
 }
 
 function against(before, after) {
@@ -39,7 +39,7 @@ function summary() {
     ["FLOPs", last.flops, short(last.flops), against(before.flops, last.flops)],
     ["Modules", last.modules.length, whole(last.modules.length), page.kind === "diff" ? against(first.modules.length, last.modules.length) : ""],
   ];
-  if (last.timed) tiles.push(["Time", last.modules[0].seconds, milliseconds(last.modules[0].seconds), ""]);
+  if (last.timed) tiles.push(["Time", last.modules[0].seconds, duration(last.modules[0].seconds), ""]);
   for (const [name, value, text, more] of tiles) {
     const tile = element("div", {}, "", by("totals"));
     element("dt", {}, name, tile);
@@ -50,7 +50,7 @@ function summary() {
   by("made").textContent = [
     Object.entries(page.versions).map((entry) => entry.join(" ")).join(", "),
     "FLOPs are of one sample, two for each multiply-add, as torch counts them; what a module has and costs is with the modules in it",
-    ...(timed ? [`time is the median of ${timed.runs} runs of one sample on ${timed.device} with ${timed.threads} thread${timed.threads === 1 ? "" : "s"}, with hooks around each module`] : []),
+    ...(timed ? [`Time is the median of ${timed.runs} runs of one sample on ${timed.device} with ${timed.threads} thread${timed.threads === 1 ? "" : "s"}, with hooks around each module`] : []),
   ].join(". ") + ".";
 }
 
@@ -109,15 +109,16 @@ function moduleTable() {
     {key: "flops", title: "FLOPs", number: true, value: (m) => m.flops, cell: (cell, m) => barCell(cell, m.flops, root.flops, short)},
   ];
   if (model.timed) {
-    columns.push({key: "seconds", title: "Time", number: true, value: (m) => m.seconds, cell: (cell, m) => barCell(cell, m.seconds, root.seconds, milliseconds)});
+    columns.push({key: "seconds", title: "Time", number: true, value: (m) => m.seconds, cell: (cell, m) => barCell(cell, m.seconds, root.seconds, duration)});
   }
+  by("table").classList.toggle("timed", Boolean(model.timed));
   const sum = (rows) => {
     const [parameters, flops, seconds] = ["parameters", "flops", "seconds"].map((key) => total(rows, key));
     return {
       path: {text: `Sum of ${rows.length} module${rows.length === 1 ? "" : "s"}`, value: rows.length},
       parameters: {text: whole(parameters), value: parameters},
       flops: {text: short(flops), value: flops},
-      seconds: {text: milliseconds(seconds), value: seconds},
+      seconds: {text: duration(seconds), value: seconds},
     };
   };
   const text = (m) => [m.path, m.class, m.block, shapeText(m.shape)].filter(Boolean).join(" ");
@@ -155,7 +156,7 @@ function details(index) {
     ["Output", shapeText(module.shape)],
     ["Parameters", module.parameters && `${whole(module.parameters)}${share(module.parameters, root.parameters)}`],
     ["FLOPs", module.flops && `${whole(module.flops)}${share(module.flops, root.flops)}`],
-    ["Time", module.seconds && `${milliseconds(module.seconds)}${share(module.seconds, root.seconds)}`],
+    ["Time", module.seconds && `${duration(module.seconds)}${share(module.seconds, root.seconds)}`],
     ["Inside", module.children.length && !module.flow && "what runs after what is not known: torch.fx cannot trace it"],
     ["A patch can go", module.places.join(", ")],
     ["Changed", model.edits.find((edit) => edit.startsWith(`${module.path}:`))],
