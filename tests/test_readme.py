@@ -25,7 +25,7 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     if not ops.native_status().cpu_loaded:
         pytest.skip("exporting a fused model needs the native library")
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 12
     # Random tensors under the name of the file that torchvision would download.
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)

@@ -1,35 +1,35 @@
-"""Prove that an exported file gives the numbers of the model it was made from, in a process that has only torch."""
+"""Prove that an exported file gives the numbers of its model, in a process that has only torch, or only onnxruntime."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..hybrid.model import HybridModel
-from ..hybrid.probe import DEFAULT_INPUT
 from ..ops import OPS, native_status
-from . import _fresh_process, _metadata
+from . import _fresh_onnx, _fresh_process, _metadata
 from ._fresh_process import tensors
+from .onnx_translation import need
+from .verification_inputs import in_form, inputs_for, is_channels_last, like_example
 
-#: The largest difference allowed, as a share of the largest absolute value of the eager output. An exported file runs the same
-#: kernels in the same types, so these are a few roundings of each type and no more.
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+#: The largest difference allowed, as a share of the largest absolute value of the eager output: some roundings of each type.
+#: A fused TorchScript file or exported program runs the kernels of eager, and comes much nearer; portable files, Inductor and
+#: onnxruntime add in another order, and Inductor and onnxruntime round half types less often.
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
-BATCH_SIZES = (1, 2, 5)
 _RUNS = 3
-_FORBIDDEN = ("torchvision_customizer", "torchvision")
 
 
 class VerificationError(RuntimeError):
@@ -45,6 +45,7 @@ class Comparison:
     """One input, run by the file and by eager.
 
     Attributes:
+        inputs: what it is: ``noise``, ``photographs``, or ``given`` where the caller gave it.
         input_shape: shape of the input.
         difference: largest absolute difference of any output; not finite when an output is not.
         limit: what is allowed: the tolerance of the output's type times the largest absolute value of the eager output.
@@ -52,6 +53,7 @@ class Comparison:
         eager_ms: milliseconds of one eager run, after a first one.
     """
 
+    inputs: str
     input_shape: tuple[int, ...]
     difference: float
     limit: float
@@ -83,11 +85,18 @@ class VerifyReport:
     def summary(self) -> str:
         """One sentence."""
         worst = max(self.comparisons, key=lambda c: float("inf") if not c.agrees else c.difference)
-        sizes = ", ".join(str(comparison.input_shape[0]) for comparison in self.comparisons)
+        sizes = ", ".join(dict.fromkeys(str(comparison.input_shape[0]) for comparison in self.comparisons))
+        kinds = " and ".join(dict.fromkeys(comparison.inputs for comparison in self.comparisons))
+        images = [max(comparison.input_shape[0], 1) for comparison in self.comparisons]
+        file, eager = (
+            sum(times) / sum(images)
+            for times in zip(*((comparison.file_ms, comparison.eager_ms) for comparison in self.comparisons), strict=True)
+        )
         verdict = "agrees with eager" if self.passed else "differs from eager"
         return (
-            f"{self.path.name} {verdict} in a fresh process, batch sizes {sizes}: "
-            f"largest difference {worst.difference:.3g}, allowed {worst.limit:.3g}"
+            f"{self.path.name} {verdict} in a fresh process, {kinds}, batch sizes {sizes}: "
+            f"largest difference {worst.difference:.3g}, allowed {worst.limit:.3g}; "
+            f"{file:.1f} ms an image, eager {eager:.1f}"
         )
 
 
@@ -99,17 +108,20 @@ def verify(
     example_input: Tensor | None = None,
     timeout: float = 600.0,
 ) -> VerifyReport:
-    """Run an exported file in a fresh Python process that imports only torch, and compare it with ``model`` in eval mode.
+    """Run an exported file in a fresh Python process without this package, and compare it with ``model`` in eval mode.
 
     The process is isolated (``python -I``), loads ``libtvc_ops`` where the file needs it, runs every input several times, and
     must not have imported this package or torchvision by the end.
 
     Args:
-        path: a TorchScript file.
-        model: the model it was exported from; its training flags are as before when this returns.
-        inputs: what to run. By default random inputs of batch sizes 1, 2 and 5, the same ones each time.
-        example_input: one input, whose shape after the batch, type, device and layout the random ones take. By default
-            the shape the model was patched for, or (N, 3, 224, 224), of the type and on the device of its parameters.
+        path: a file that :func:`export` has written, or a TorchScript file, exported program or AOTInductor package of another
+            program.
+        model: the model it was exported from; it is not changed. A copy of it is compared, of the type and in the layout that
+            the file's metadata say.
+        inputs: what to run. By default noise and photographs (three that come with this package) in batches of 1, 2 and 5, or
+            of the size that the file takes; and of another height and width where it takes any.
+        example_input: one input, whose shape after the batch, type, device and layout those take. By default as the file's
+            metadata say; and what they leave open as the model's parameters are, and of the shape that it was patched for.
         timeout: seconds after which the process is ended.
 
     Returns:
@@ -117,66 +129,61 @@ def verify(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TorchScript file.
+        ValueError: it is no exported model, is damaged, or is of a newer version.
         VerificationError: it does not load or run there, it took too long, or the numbers differ. The file stays where it is.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"verify: there is no file {path}")
+    try:
+        format, metadata = _metadata.read(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"verify: {error}") from error
+    options = _metadata.options_of(metadata)
+    dtype = None if metadata is None else getattr(torch, metadata["input_dtype"])
+    example = like_example(model, example_input)
+    if example_input is None and metadata is not None:
+        shape = [known if said is None else said for said, known in zip(metadata["input_shape"], example.shape, strict=True)]
+        example = example.new_zeros(shape, dtype=dtype)
+    options = replace(options, channels_last=options.channels_last or is_channels_last(example))
+    if options.channels_last:
+        example = example.contiguous(memory_format=torch.channels_last)
     if inputs is None:
-        batches = list(random_inputs(like_example(model, example_input)))
+        batches = inputs_for(example, options)
     else:
-        batches = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    metadata = _metadata.read(path)
+        batches = (("given", x) for x in ([inputs] if isinstance(inputs, Tensor) else inputs))
     # A file that says nothing about itself may need the ops: load them where they are to be had.
-    ops = tuple(OPS) if metadata is None and native_status().cpu_loaded else (metadata or {"ops": ()})["ops"]
-    libraries = native_libraries(ops, batches[0].device, path.name)
-
-    return compare(path, path, model, batches, libraries, timeout)
+    unknown = metadata is None and format != "onnx" and native_status().cpu_loaded
+    ops = tuple(OPS) if unknown else (metadata or {"ops": ()})["ops"]
+    libraries = native_libraries(ops, example.device, path.name)
+    eager = in_form(model, dtype, options.channels_last)
+    return compare(path, path, format, eager, batches, libraries, timeout)
 
 
 def compare(
     file: Path,
     path: Path,
-    model: nn.Module,
-    batches: Sequence[Tensor],
+    format: str,
+    eager: nn.Module,
+    inputs: Iterable[tuple[str, Tensor]],
     libraries: tuple[Path, ...],
     timeout: float = 600.0,
 ) -> VerifyReport:
     """:func:`verify` with everything decided; reports and errors call ``file``, which may have another name yet, ``path``."""
+    kinds, batches = zip(*inputs, strict=True)
     with tempfile.TemporaryDirectory(prefix="tvc-verify-") as folder:
-        found, outputs = _run_fresh(file, path.name, libraries, batches, Path(folder), timeout)
+        found, outputs = _run_fresh(file, path.name, format, libraries, batches, Path(folder), timeout)
     comparisons = []
-    with evaluating(model), torch.no_grad():
-        for x, results, seconds in zip(batches, outputs, found["seconds"], strict=True):
-            expected = tensors(model(x))  # on the CPU, so whatever was under way has ended
+    with torch.no_grad():
+        for kind, x, results, seconds in zip(kinds, batches, outputs, found["seconds"], strict=True):
+            expected = tensors(eager(x))  # on the CPU, so whatever was under way has ended
             start = time.perf_counter()
-            tensors(model(x))
+            tensors(eager(x))
             eager_seconds = time.perf_counter() - start
             difference, limit = _largest_difference(expected, results)
-            comparisons.append(Comparison(tuple(x.shape), difference, limit, seconds * 1e3, eager_seconds * 1e3))
+            comparisons.append(Comparison(kind, tuple(x.shape), difference, limit, seconds * 1e3, eager_seconds * 1e3))
     report = VerifyReport(path, libraries, found["load_seconds"], tuple(comparisons))
     if not report.passed:
         raise VerificationError(report.summary(), report)
     return report
-
-
-def like_example(model: nn.Module, example_input: Tensor | None) -> Tensor:
-    """The example, or one of the shape the model was patched for, and of the type and on the device of its parameters."""
-    if example_input is not None:
-        return example_input
-    shape = model._hybrid_state.input_shape if isinstance(model, HybridModel) else DEFAULT_INPUT
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
-
-
-def random_inputs(example: Tensor) -> Iterator[Tensor]:
-    """Inputs of batch sizes 1, 2 and 5, like ``example`` in all else; from a generator of their own, with a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
-    nhwc = example.dim() == 4 and example.is_contiguous(memory_format=torch.channels_last) and not example.is_contiguous()
-    for size in BATCH_SIZES:
-        x = torch.randn(size, *example.shape[1:], generator=generator).to(example.device, example.dtype)
-        yield x.contiguous(memory_format=torch.channels_last) if nhwc else x
 
 
 def native_libraries(ops: Sequence[str], device: torch.device, place: str) -> tuple[Path, ...]:
@@ -191,24 +198,13 @@ def native_libraries(ops: Sequence[str], device: torch.device, place: str) -> tu
     if not status.cpu_loaded or status.library_path is None:
         raise RuntimeError(
             f"{place}: the model calls {', '.join(ops)}, which a process without torchvision_customizer finds only in "
-            f"libtvc_ops, and that is not in use here: {status.cpu_reason}"
+            f'libtvc_ops, by torch.ops.load_library(".../libtvc_ops.so"), and that is not in use here: {status.cpu_reason}; '
+            "a file exported with fused=False does not call them"
         )
     libraries = [status.library_path]
     if device.type == "cuda" and status.cuda_loaded and status.cuda_library_path is not None:
         libraries.append(status.cuda_library_path)
     return tuple(libraries)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in eval mode; every module has its own flag back afterwards, frozen norms in a training model too."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _largest_difference(expected: list[Tensor], results: Sequence[list[Tensor]]) -> tuple[float, float]:
@@ -225,25 +221,93 @@ def _largest_difference(expected: list[Tensor], results: Sequence[list[Tensor]])
     return max(pairs, key=lambda pair: pair[0] - pair[1] if pair[0] <= pair[1] else float("inf"), default=(0.0, 0.0))
 
 
+def _send_tensors(batches: Sequence[Tensor], path: Path, name: str) -> None:
+    torch.save([x.cpu() for x in batches], path)
+
+
+def _receive_tensors(path: Path, count: int) -> list[list[list[Tensor]]]:
+    return torch.load(path, weights_only=True)
+
+
+def _send_arrays(batches: Sequence[Tensor], path: Path, name: str) -> None:
+    import numpy
+
+    if batches[0].dtype == torch.bfloat16:
+        raise VerificationError(f"{name} cannot be verified: numpy, which onnxruntime takes its input from, has no bfloat16")
+    with path.open("wb") as stream:
+        arrays: Any = {str(index): x.cpu().numpy() for index, x in enumerate(batches)}
+        numpy.savez(stream, **arrays)
+
+
+def _receive_arrays(path: Path, count: int) -> list[list[list[Tensor]]]:
+    import numpy
+
+    found: list[list[list[Tensor]]] = [[[], []] for _ in range(count)]
+    with numpy.load(path) as arrays:
+        for key in arrays.files:  # in the order they were written
+            index, run, _ = map(int, key.split())
+            found[index][run].append(torch.from_numpy(arrays[key]))
+    return found
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A kind of fresh process.
+
+    Attributes:
+        script: the module that it runs.
+        packages: what it imports.
+        forbidden: what it must not have imported by the end.
+        send: writes inputs for it; an error begins with the name that is given.
+        receive: reads what it has returned for a number of inputs: for each the outputs of its first and last run.
+    """
+
+    script: ModuleType
+    packages: tuple[str, ...]
+    forbidden: tuple[str, ...]
+    send: Callable[[Sequence[Tensor], Path, str], None]
+    receive: Callable[[Path, int], list[list[list[Tensor]]]]
+
+
+_TORCH = _Process(_fresh_process, ("torch",), ("torchvision_customizer", "torchvision"), _send_tensors, _receive_tensors)
+#: By format; the others need torch.
+_PROCESSES = {
+    "onnx": _Process(_fresh_onnx, ("onnxruntime", "numpy"), (*_TORCH.forbidden, "torch"), _send_arrays, _receive_arrays)
+}
+
+
+def _folders(packages: Sequence[str], name: str) -> list[str]:
+    """Where packages are installed, for a process that sees neither PYTHONPATH nor a user's folder."""
+    folders = []
+    for package in packages:
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            need(package, name)  # raises what to install
+            raise ImportError(f"{name}: {package} is installed in a way that has no folder")
+        folders.append(str(Path(found.origin).parent.parent))
+    return list(dict.fromkeys(folders))
+
+
 def _run_fresh(
-    file: Path, name: str, libraries: Sequence[Path], batches: Sequence[Tensor], folder: Path, timeout: float
+    file: Path, name: str, format: str, libraries: Sequence[Path], batches: Sequence[Tensor], folder: Path, timeout: float
 ) -> tuple[dict[str, Any], list[list[list[Tensor]]]]:
     """Run the file in a process of its own: what that printed, and for each batch the outputs of its first and last run."""
-    sent, returned = folder / "inputs.pt", folder / "outputs.pt"
+    fresh, sent, returned = _PROCESSES.get(format, _TORCH), folder / "inputs", folder / "outputs.npz"
     job = {
         "file": str(file.resolve()),
+        "format": format,
         "libraries": [str(library) for library in libraries],
         "device": str(batches[0].device),
         "threads": torch.get_num_threads(),
         "runs": _RUNS,
         "inputs": str(sent),
         "outputs": str(returned),
-        "torch_folder": str(Path(torch.__file__).parent.parent),
-        "forbidden": _FORBIDDEN,
+        "folders": _folders(fresh.packages, name),
+        "forbidden": fresh.forbidden,
     }
-    torch.save([x.cpu() for x in batches], sent)
+    fresh.send(batches, sent, name)
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-I", "-W", "ignore::DeprecationWarning", str(Path(_fresh_process.__file__).resolve())]
+    command = [sys.executable, "-I", "-W", "ignore::DeprecationWarning", str(Path(str(fresh.script.__file__)).resolve())]
     try:
         done = subprocess.run(
             [*command, str(folder / "job.json")],
@@ -261,15 +325,19 @@ def _run_fresh(
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found["foreign"]:
         raise VerificationError(f"{name} made the fresh process import {', '.join(found['foreign'])}")
-    return found, torch.load(returned, weights_only=True)
+    return found, fresh.receive(returned, len(batches))
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     """What a process died of: the first line of its last exception, or its exit code."""
     lines = done.stderr.strip().splitlines()
-    errors = [line for line in lines if line and not line[0].isspace() and "Error" in line.split(":")[0]]
+    errors = [line for line in lines if line and not line[0].isspace() and _is_exception(line.split(":")[0])]
     if not errors:
         return f"exit code {done.returncode}; {lines[-1] if lines else 'it printed nothing'}"
     following = lines[lines.index(errors[-1]) + 1 :]
     detail = next((line.strip() for line in following if line.strip()), "")
     return f"{errors[-1].strip()} {detail}".strip()
+
+
+def _is_exception(name: str) -> bool:
+    return "Error" in name or name.startswith("onnxruntime.")  # whose exceptions are called Fail, InvalidGraph and the like

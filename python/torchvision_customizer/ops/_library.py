@@ -120,6 +120,7 @@ class Op:
             raise ImportError(f"{_status.library_path} defines {native}, but this package tvc::{self.schema}; rebuild it")
         self.arguments = torch._C.parse_schema(f"tvc::{self.schema}").arguments
         self.reference: Callable[..., Any] | None = None
+        self.formula: Callable[..., Any] | None = None
 
     @property
     def overload(self) -> torch._ops.OpOverload:
@@ -143,7 +144,8 @@ class Op:
         All functions but ``setup_context`` and ``backward`` take every argument of the schema, in its order.
 
         Args:
-            reference: the op in plain PyTorch.
+            reference: the op in plain PyTorch, which TorchScript can compile for a forward; kept as ``formula``, and with
+                defaults and checks as ``reference``.
             check: raises for bad arguments; runs before the reference and the fake.
             fake: an output's shape and strides; by default those of the first argument, made dense.
             setup_context: keeps what ``backward`` needs; as ``torch.library.register_autograd`` wants it.
@@ -162,6 +164,7 @@ class Op:
 
             return with_all_arguments
 
+        self.formula = reference
         self.reference = whole(reference)
         _definitions.impl(self.name, self.reference, "CompositeExplicitAutograd")
         qualified = f"tvc::{self.name}"

@@ -160,7 +160,7 @@ def _convolution(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _channel_gate(
     x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, act: str, gate: str
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The scale (N, C), after all that it is made of."""
     statistics = _statistics(x)
     before_act = _linear(statistics, w1, b1)
@@ -187,7 +187,7 @@ def apply_reference(x: Tensor, scale: Tensor, logits: Tensor, gate: str, residua
     x = dense(x)
     out = x.to(scale.dtype) * per_channel(scale, x) * gate_of(logits.to(scale.dtype), gate)
     if residual is not None:
-        out += residual
+        out = out + residual
     return _like(activate(out, post), x)
 
 

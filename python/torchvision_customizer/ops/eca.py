@@ -62,7 +62,7 @@ def reference(x: Tensor, weight: Tensor, gate: str, residual: Tensor | None, pos
     scale = gate_of(_over_channels(spatial_mean(x), weight), gate)
     out = x * per_channel(scale.to(x.dtype), x)
     if residual is not None:
-        out += residual
+        out = out + residual
     return activate(out, post)
 
 

@@ -90,7 +90,7 @@ def reference(
     scale = gate_of(_linear(hidden, w2, b2), gate)
     out = x * per_channel(scale.to(x.dtype), x)
     if residual is not None:
-        out += residual
+        out = out + residual
     return activate(out, post)
 
 
