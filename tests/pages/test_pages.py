@@ -161,7 +161,7 @@ class TestTime:
         found = module_seconds(model, (3, 40, 40), runs=3)
         assert set(found) == {path for path, _ in model.named_modules()}
         assert all(seconds > 0 for seconds in found.values())
-        # Medians of one each: of three runs, those of two modules need not be of the same one.
+        # In each run the whole takes longer than each part, and so it does in the median; their sum may be of different runs.
         assert found[""] > 0.5 * (found["0"] + found["1.1"]) and found["1"] > 0.5 * found["1.1"]
         assert [module.training for module in model] == [True, True, False] and not called
         assert torch.equal(model[2].running_mean, statistics) and len(model[0]._forward_hooks) == 1

@@ -90,7 +90,7 @@ def diff_page(
     ]
     title = f"{models[0]['name']} and {models[1]['name']}"
     file = Path(path).expanduser()
-    write_text(file, page(title, {"kind": "diff", "models": models, "changes": changes, "parts": found.to_dict()["parts"]}))
+    write_text(file, page(title, {"kind": "diff", "models": models, "changes": changes}))
     return file
 
 
@@ -103,7 +103,7 @@ def _marks(found: ModelDiff, model: nn.Module) -> dict[str, str]:
     """The signs of a model's modules: of those that differ, and ``~`` of those whose own tensors do."""
     tensors = {change.path.rpartition(".")[0]: "~" for change in found.tensors}
     marks = tensors | {change.path: change.mark for change in found.modules}
-    return {path: mark for path, mark in marks.items() if path in dict(model.named_modules())}
+    return {path: marks[path] for path, _ in model.named_modules() if path in marks}
 
 
 def page(title: str, values: Mapping[str, Any]) -> str:
@@ -118,7 +118,7 @@ def page(title: str, values: Mapping[str, Any]) -> str:
     style = folder.joinpath(_STYLE).read_text(encoding="utf-8")
     script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS)
     versions = {name: version(name) for name in ("torchvision-customizer", "torch", "torchvision")}
-    data = json.dumps({**values, "versions": versions}, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    data = json.dumps({**values, "versions": versions}, allow_nan=False, separators=(",", ":"))
     frame = folder.joinpath("page.html").read_text(encoding="utf-8")
     pieces = {
         "title": html.escape(title),

@@ -1,8 +1,8 @@
 // A table that is sorted by its headings, filtered by words, and summed up below.
 
 class Table {
-  // columns: {key, title, number, value(row), cell(td, row), short}; rows: values of any kind; options: keeps(row, words), sum(rows)
-  // as texts by key, and select(row).
+  // columns: [{key, title, number, value(row), cell(td, row)}], of which value sorts and cell fills; rows: values of any kind;
+  // text(row): what is filtered; sum(rows): {text, value} by key, for below; select(row): called when a row is chosen.
   constructor(place, caption, columns, rows, {text, sum, select}) {
     Object.assign(this, {place, caption, columns, rows, text, sum, select});
     this.sorted = null;
