@@ -136,6 +136,7 @@ _PUBLIC = {
     "load_exported": "deploy",
     "verify": "deploy",
     **dict.fromkeys(("Template", "densenet", "efficientnet", "mobilenet", "resnet", "vgg"), "templates"),
+    **dict.fromkeys(("diff_page", "model_page"), "pages"),
     **dict.fromkeys(("Data", "Evaluation", "Trainer", "TrainingMetrics", "evaluate", "open_data", "quick_train"), "train"),
     "PatchError": "errors",
     "RecipeError": "errors",

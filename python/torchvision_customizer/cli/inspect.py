@@ -13,7 +13,7 @@ from ._block import show_block
 from ._complete import complete_blocks, complete_models_and_blocks
 from ._exported import show_exported
 from ._model import as_hybrid, is_folder, model_options, named_model, open_model
-from ._output import console, json_option, print_json, print_table
+from ._output import console, html_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from ..hybrid import BuildReport, HybridModel
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw the model into a picture: png, svg, pdf.",
 )
+@html_option
+@click.option("--time", is_flag=True, help="Time each module, too, on this machine, for the page of --html.")
 @json_option
 def inspect(
     model: str | None,
@@ -49,18 +51,22 @@ def inspect(
     tree: bool,
     depth: int,
     plot: Path | None,
+    html: Path | None,
+    time: bool,
     as_json: bool,
 ) -> None:
     given = [name for name in (model, recipe, backbone, block) if name is not None]
     if len(given) != 1:
         got = " and ".join(f"'{name}'" for name in given) or "none"
         raise click.UsageError(f"expected one of NAME, --recipe, --backbone and --block, got {got}")
+    if time and html is None:
+        raise click.UsageError("--time is for the page of --html, and there is none")
     is_file = model is not None and Path(model).is_file()
     if model is not None and not is_file and not is_folder(model):
         backbone, block = _kind_of(model)
     if is_file or block is not None:
         options: dict[str, Any] = {"--set": changes, "--patch": patch, "--weights": weights, "--num-classes": num_classes}
-        options |= {"--tree": tree, "--plot": plot}
+        options |= {"--tree": tree, "--plot": plot, "--html": html}
         wrong = next((option for option, value in options.items() if value not in (None, (), False)), None)
         if wrong is not None:
             raise click.UsageError(f"{wrong} is for a model, and {model or block} is {'a file' if is_file else 'a block'}")
@@ -81,6 +87,10 @@ def inspect(
         from ..hybrid.picture import draw
 
         draw(made, plot)
+    if html is not None:
+        from ..pages import model_page
+
+        model_page(made, html, time=time)
     if as_json:
         print_json(_values(made, report, parts) | ({"tree": _outline(made, depth).to_dict()} if tree else {}))
         return
@@ -107,6 +117,8 @@ def inspect(
     click.echo(f"Weights: {report.weights or (f'those of {source}' if is_folder(source) else 'random')}")
     if plot is not None:
         click.echo(f"Picture: {plot}")
+    if html is not None:
+        click.echo(f"Page: {html}")
 
 
 def _make(

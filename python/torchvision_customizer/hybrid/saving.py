@@ -67,7 +67,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _composed_recipe(model: VisionModel) -> dict[str, Any]:
+def composed_recipe(model: VisionModel) -> dict[str, Any]:
     """What a composed model is made of, as plain values."""
     from ..recipe.builder import ABOUT
 
@@ -167,7 +167,7 @@ def any_recipe_of(model: nn.Module) -> dict[str, Any] | None:
 
     if isinstance(model, HybridModel):
         return recipe_of(model)
-    return _composed_recipe(model) if isinstance(model, VisionModel) else None
+    return composed_recipe(model) if isinstance(model, VisionModel) else None
 
 
 def write_files(folder: Path, recipe: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> None:
