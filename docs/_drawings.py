@@ -171,7 +171,7 @@ def curve(activation: nn.Module) -> str:
 # From what users call to what everything stands on.
 LAYERS = (
     ("cli",),
-    ("recipe", "templates", "bench"),
+    ("recipe", "templates", "pages", "bench"),
     ("deploy", "train"),
     ("hybrid", "compose", "fusion"),
     ("blocks", "layers", "utils"),

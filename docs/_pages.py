@@ -252,6 +252,7 @@ _GROUPS = {
     "compose": "Composing",
     "templates": "Templates",
     "recipe": "Recipes",
+    "pages": "Pages for a browser",
     "utils": "Measuring",
     "errors": "Errors",
 }
@@ -262,6 +263,8 @@ def api() -> str:
         "# Python",
         "The names of `torchvision_customizer`, from their docstrings. Blocks have [a page of their own](blocks.md).",
     ]
+    missing = {module.partition(".")[0] for module in tvc._PUBLIC.values()} - {*_GROUPS, "blocks", "registry", "ops"}
+    assert not missing, f"docs/_pages.py: _GROUPS does not know {sorted(missing)}"
     groups = {key: [name for name, module in tvc._PUBLIC.items() if module.partition(".")[0] == key] for key in _GROUPS}
     for key, names in groups.items():
         if names:
