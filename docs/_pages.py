@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
@@ -22,7 +23,7 @@ from torchvision_customizer import registry
 from torchvision_customizer.cli import main
 from torchvision_customizer.hybrid.backbones import FAMILIES
 from torchvision_customizer.hybrid.builder import without_memory
-from torchvision_customizer.hybrid.places import places_of
+from torchvision_customizer.hybrid.places import NoPlace, graph_of, places_in
 from torchvision_customizer.recipe.parts import OTHER_NAMES
 from torchvision_customizer.recipe.schema import SECTIONS
 
@@ -312,8 +313,9 @@ def block_types(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:
         if not path or kind in found or tried[kind] == 6 or not type(module).__module__.startswith("torchvision"):
             continue
         tried[kind] += 1  # the first block of a stage often has another shape, and adds nothing
-        if places := places_of(module):
-            found[kind] = path, places
+        with contextlib.suppress(NoPlace):
+            if places := places_in(module, graph_of(module)):
+                found[kind] = path, places
     return found
 
 
