@@ -81,6 +81,7 @@ def test_files_of_another_model_are_not_timed(folder: Path) -> None:
     assert "the logits of torchscript: model.pt differ by" in result.output and "from those of eager" in result.output
 
 
+@pytest.mark.full
 def test_a_model_is_written_in_every_format(tmp_path: Path) -> None:
     result = tvc("--recipe", RECIPE, "--batch", "1,2", "--json")
     assert result.exit_code == 0, result.output

@@ -28,7 +28,7 @@ DIAGONAL = {
     ("swin_t_eca", "pt2", True),
     ("vgg16_bn_cbam", "torchscript", False),
     ("regnet_y_400mf", "onnx", True),
-    ("densenet121_se", "torchscript", False),
+    ("densenet121_se", "torchscript", True),
     ("recipe", "aoti", False),
     ("composer_gem", "aoti", True),
 }

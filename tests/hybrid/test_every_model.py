@@ -10,6 +10,7 @@ from zoo import (
     GIANTS,
     USUAL,
     every_backbone,
+    every_backbone_fused,
     every_backbone_once,
     every_model,
     every_model_traced,
@@ -142,7 +143,7 @@ def test_copies_files_and_scripts_agree(name, tmp_path):
         assert torch.equal(out if isinstance(out, torch.Tensor) else out[0], expected)
 
 
-@every_backbone_once
+@every_backbone_fused
 @torch.no_grad()
 def test_fused_models_agree_and_are_unfused(name):
     hybrid = trained(name)

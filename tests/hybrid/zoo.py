@@ -83,6 +83,7 @@ _FIRST = tuple({models.get_model_builder(name).__module__: name for name in reve
 one_of_each_family = over(*_FIRST, usual=())
 # The same, and all others in the full tier.
 every_backbone_once = over(*_BACKBONES, usual=_FIRST)
+every_backbone_fused = over(*_BACKBONES, usual=("efficientnet_b0", "googlenet", "mobilenet_v3_small", "resnet18"))
 
 
 def everywhere(block="se"):

@@ -121,6 +121,7 @@ with open(f"{sys.argv[2]}/{accelerator.process_index}.json", "w") as stream:
 """
 
 
+@pytest.mark.full  # test_processes.py has three in the normal tier, through Trainer
 def test_three_processes_count_every_image_once(tmp_path: Path) -> None:
     """101 images in batches of 8 for each of three processes: the last ones are uneven, and accelerate fills them up."""
     pytest.importorskip("accelerate")
