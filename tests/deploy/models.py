@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchvision_customizer import HybridBuilder, Recipe, build_recipe, calibrate, fuse
 from torchvision_customizer.blocks import GeM
 from torchvision_customizer.compose import Head, Stage, Stem, VisionModel
+from torchvision_customizer.deploy.formats import ExportOptions
+from torchvision_customizer.deploy.verification_inputs import photographs
 
 
 def _patched(name: str, patches: dict[str, Any]) -> nn.Module:
@@ -53,7 +55,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 def make(name: str) -> tuple[nn.Module, Tensor]:
     """A model with random weights, of which no block is the identity; and an example input.
 
-    Norms have the statistics of noise, so that what goes through the model is neither next to nothing nor very much.
+    Norms have the statistics of what it is verified with, so that what goes through the model is neither next to nothing nor
+    very much: differences are of outputs of about 1.
     """
     torch.manual_seed(0)
     build, size = MODELS[name]
@@ -66,5 +69,6 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
         if isinstance(module, GeM):
             nn.init.constant_(module.p, 3.3)
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        calibrate(model, [torch.randn(8, 3, size, size)])
+        noise, photos = torch.randn(6, 3, size, size), photographs((6, 3, size, size), ExportOptions(fused=True))
+        calibrate(model, [torch.cat((noise, photos))])
     return model, torch.zeros(1, 3, size, size)

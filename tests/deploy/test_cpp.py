@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 # Kept from run to run: LibTorch's headers take a compiler half a minute, and then only what has changed is compiled.
 # The same folders as in the pages, whose blocks are run below.
 BUILD = ROOT / "build"
-READMES = [ROOT / "docs" / "deployment.md", ROOT / "examples" / "cpp" / "README.md"]
+READMES = [ROOT / "README.md", ROOT / "docs" / "deployment.md", ROOT / "examples" / "cpp" / "README.md"]
 IMAGENET = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 256)
 CLASSES = [f"class № {i}" for i in range(1000)]
 
@@ -330,7 +330,7 @@ def test_aot_inductor_package(tvc_run: Path, photo: Image.Image, tmp_path: Path)
 
 def shown() -> list[str]:
     blocks = [block for file in READMES for block in re.findall(r"```bash\n(.*?)```", file.read_text(), re.DOTALL)]
-    return [block for block in blocks if "--cmake-dir" in block]
+    return list(dict.fromkeys(block for block in blocks if "--cmake-dir" in block))
 
 
 @pytest.mark.parametrize("block", shown(), ids=lambda block: block.splitlines()[-1].split()[0].rpartition("/")[2])

@@ -91,6 +91,9 @@ def train(
     with state.main_process_first():  # it downloads, and the others find what it has downloaded
         found = open_set(training.dataset, training.data_dir or DATA_DIR, download)
     classes = _classes(config, folder, num_classes, len(found.classes))
+    import torch
+
+    torch.manual_seed(training.seed or 0)  # weights that are new are drawn here
     model, _ = named_model(recipe, changes, backbone, patch, weights, classes)
     from ..deploy.known import known_classes
     from ..hybrid import HybridModel, load
