@@ -331,8 +331,8 @@ class Calls(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         extra = {"residual": x.flip(0)} if self.has_residual else {}
-        extra |= {argument: value.expand(x.size(0)) for argument, value in self.named_buffers()}
-        return call(self.op, {"x": x, **dict(self.named_parameters()), **self.options, **extra})
+        masks = {argument: value.expand(x.size(0)) for argument, value in self.named_buffers()}
+        return call(self.op, {"x": x, **dict(self.named_parameters()), **self.options, **extra, **masks})
 
 
 def outputs(function: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> list[Tensor]:
@@ -349,8 +349,10 @@ def test_compile(name: str, index: int) -> None:
     module, x = Calls(name, sample), sample.arguments["x"]
     torch.compiler.reset()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    # Torch 2.5 makes a gradient contiguous on its way into a compiled backward, and the references then sum in another order.
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if torch.__version__.startswith("2.5.") else {"rtol": 0, "atol": 0}
     for got, want in zip(outputs(compiled, module, x), outputs(module, module, x), strict=True):
-        assert torch.equal(got, want) and got.stride() == want.stride()
+        torch.testing.assert_close(got, want, **tolerance, check_stride=True)
 
 
 @op_names

@@ -30,6 +30,7 @@ from torchvision_customizer.recipe import (
     save_yaml_recipe,
     validate_recipe_config,
 )
+from torchvision_customizer.recipe.catalogue import _is_of_this_torchvision
 
 NET: dict[str, Any] = {"stem": "simple(8)", "stages": ["residual(8) x 2", "residual(16) | downsample"], "head": "linear(10)"}
 
@@ -522,6 +523,7 @@ class TestSaving:
         assert torch.allclose(torch.jit.script(model)(x), model(x), atol=1e-6)
 
 
+@pytest.mark.skipif(not _is_of_this_torchvision(), reason="another torchvision than the catalogue's, which is asked itself")
 def test_checking_needs_no_torch() -> None:
     """Importing torch takes longer than all of ``tvc validate``."""
     code = (

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import venv
+import zipfile
 from pathlib import Path
 
 from try_wheel import TRIAL
@@ -104,6 +105,7 @@ def try_release(wheel: Path, torch: str, torchvision: str) -> tuple[str, bool]:
         if done.returncode != 0:
             print(done.stdout[-20000:], done.stderr[-4000:])
     commit = run("git", "rev-parse", "--short", "HEAD", cwd=ROOT).stdout.strip()
+    cuda = "with" if any("libtvc_ops_cuda" in name for name in zipfile.ZipFile(wheel).namelist()) else "without"
     cells = [
         torch,
         torchvision,
@@ -113,7 +115,7 @@ def try_release(wheel: Path, torch: str, torchvision: str) -> tuple[str, bool]:
         last_line(tests),
         f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}",
         commit,
-        f"{wheel.name.split('-')[-1].removesuffix('.whl')}, {platform.python_version()}",
+        f"{wheel.name.split('-')[-1].removesuffix('.whl')} {cuda} CUDA, {platform.python_version()}",
     ]
     print(f"torch {torch}: {cells[5]}; {(time.monotonic() - start) / 60:.0f} minutes", flush=True)
     return f"| {' | '.join(cells)} |", trial.returncode == tests.returncode == 0 and loaded == native
