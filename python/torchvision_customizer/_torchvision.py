@@ -57,3 +57,9 @@ def _import_models() -> ModuleType:
 
 models: ModuleType = _import_models()
 """``torchvision.models``."""
+
+datasets: ModuleType = importlib.import_module("torchvision.datasets")
+"""``torchvision.datasets``."""
+
+transforms: ModuleType = importlib.import_module("torchvision.transforms.v2")
+"""``torchvision.transforms.v2``."""

@@ -139,6 +139,18 @@ def get(name: str, **kwargs: Any) -> Any:
     Raises:
         ValueError: unknown name or parameter, with the nearest one; or a value that the block refuses.
         TypeError: a parameter without a default is missing.
+
+    Examples:
+        >>> from torchvision_customizer import registry
+        >>> registry.get("se", channels=64, reduction=8)
+        SEBlock(
+          activation=relu, gate=sigmoid, init=paper
+          (fc1): Linear(in_features=64, out_features=8, bias=True)
+          (fc2): Linear(in_features=8, out_features=64, bias=True)
+        )
+        >>> registry.get("sse")
+        Traceback (most recent call last):
+        ValueError: unknown block 'sse', did you mean 'se'?
     """
     entry = _find(name)
     if not kwargs:
@@ -152,6 +164,11 @@ def list(category: str | None = None) -> builtins.list[str]:
 
     Raises:
         ValueError: unknown category, with the nearest one.
+
+    Examples:
+        >>> from torchvision_customizer import registry
+        >>> registry.list("regularization")
+        ['drop_block', 'drop_path', 'dropout', 'dropout_2d', 'layer_scale']
     """
     known = categories()
     if category is not None and category not in known:

@@ -112,6 +112,12 @@ def get_model_flops(model: nn.Module, input_shape: Sequence[int]) -> dict[str, A
 
     Raises:
         ValueError: the model does not take such an input.
+
+    Examples:
+        >>> from torch import nn
+        >>> from torchvision_customizer import get_model_flops
+        >>> get_model_flops(nn.Conv2d(3, 8, 3, padding=1), (3, 16, 16))["total_flops"]
+        110592
     """
     from .hybrid.probe import count_flops  # it imports torchvision
 

@@ -43,6 +43,9 @@ def test_json(tmp_path: Path) -> None:
     assert report["path"] == str(path) and report["bytes"] == path.stat().st_size
     assert report["fused"] is None and report["verification"] is None
     assert report["ops"] == ["tvc::squeeze_excite"]
+    shown = CliRunner().invoke(main, ["inspect", str(path)])
+    assert shown.exit_code == 0, shown.stderr
+    assert f'torch.ops.load_library("{ops.native_status().library_path}")' in shown.stdout.replace("\n", "")
 
 
 def test_unpatched_needs_only_torch(tmp_path: Path) -> None:
@@ -50,7 +53,7 @@ def test_unpatched_needs_only_torch(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["libraries"] == [] and report["verification"]["passed"]
-    assert [c["input_shape"] for c in report["verification"]["comparisons"]] == [[n, 3, 64, 64] for n in (1, 2, 5)]
+    assert [c["input_shape"] for c in report["verification"]["comparisons"]] == [[n, 3, 64, 64] for n in (1, 2, 5)] * 2
 
 
 @pytest.mark.skipif(ops.native_status().cpu_loaded, reason="the native library is loaded")
@@ -71,7 +74,7 @@ def test_no_folder(tmp_path: Path) -> None:
 def test_unknown_format(tmp_path: Path) -> None:
     result = export(*MODEL, "--output", str(tmp_path / "model.pt"), "--format", "onx")
     assert result.exit_code == 2
-    assert "Invalid value for '--format': must be one of torchscript, got 'onx'" in result.stderr
+    assert "Invalid value for '--format': must be one of torchscript, pt2, " in result.stderr
 
 
 def test_wrong_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +99,82 @@ def test_wrong_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert "model.pt differs from eager" in result.stderr and "largest difference 0.1" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_portable_with_all_options(tmp_path: Path) -> None:
+    path, classes = tmp_path / "model.pt2", tmp_path / "classes.txt"
+    classes.write_text("\n".join(f"class {number}" for number in range(10)) + "\n")
+    options = ["--format", "pt2", "--portable", "--batch-size", "2", "--dtype", "bf16", "--channels-last", "--fold-norms"]
+    images = ["--mean", "0.4,0.5,0.6", "--std", "0.2,0.2,0.2", "--resize", "72", "--classes", str(classes)]
+    result = export(*MODEL, *SE, *options, *images, "--output", str(path), "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["libraries"] == [] and report["ops"] == []
+    assert [(c["inputs"], c["input_shape"]) for c in report["verification"]["comparisons"]] == [
+        ("noise", [2, 3, 64, 64]),
+        ("photographs", [2, 3, 64, 64]),
+    ]
+    shown = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).stdout)
+    assert shown["input_shape"] == [2, 3, 64, 64] and shown["input_dtype"] == "bfloat16" and shown["channels_last"]
+    assert shown["preprocessing"]["crop"] == 64 and shown["preprocessing"]["resize"] == 72
+    assert shown["preprocessing"]["mean"] == [0.4, 0.5, 0.6] and shown["classes"][9] == "class 9"
+    as_text = CliRunner().invoke(main, ["inspect", str(path)])
+    assert as_text.exit_code == 0 and "2×3×64×64, bfloat16, channels last" in as_text.stdout
+
+
+def test_saved_folder_and_what_its_recipe_says(tmp_path: Path) -> None:
+    """A saved model knows the section ``export`` of its recipe; what the command line says goes first."""
+    from torchvision_customizer import Recipe, build_recipe, save
+
+    recipe = {
+        "input_shape": [1, 28, 28],
+        "stem": {"type": "simple", "channels": 8},
+        "stages": [{"pattern": "conv+se", "channels": 8, "blocks": 1}],
+        "head": {"type": "linear", "num_classes": 2},
+        "export": {
+            "format": "onnx",
+            "opset": 18,
+            "fused": False,
+            "dtype": "bf16",
+            "verify": False,
+            "mean": [0.1],
+            "std": [0.3],
+        },
+    }
+    save(build_recipe(Recipe.from_dict(recipe)), tmp_path / "saved")
+    path = tmp_path / "model.pt2"
+    result = export("--model", str(tmp_path / "saved"), "--output", str(path), "--format", "pt2", "--dtype", "fp32", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["format"] == "pt2" and report["ops"] == [] and report["verification"] is None
+    shown = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).stdout)
+    assert shown["input_dtype"] == "float32" and shown["preprocessing"]["mean"] == [0.1]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--model", "saved", *MODEL[:2]], "--backbone says how a model is built, and --model saved is one that was saved"),
+        ([*MODEL, "--mean", "a,b"], "expected numbers with commas between them, got 'a,b'"),
+        ([*MODEL, "--mean", "0.5,0.5,0.5"], "--mean and --std are both needed"),
+        ([*MODEL, "--mean", "0.5", "--no-preprocessing"], "--no-preprocessing contradicts"),
+        ([*MODEL, "--dtype", "fp8"], "'fp8' is not one of"),
+    ],
+)
+def test_wrong_usage(options: list[str], message: str, tmp_path: Path) -> None:
+    result = export(*options, "--output", str(tmp_path / "model.pt"))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
+def test_option_of_another_format(tmp_path: Path) -> None:
+    result = export(*MODEL, "--opset", "18", "--output", str(tmp_path / "model.pt"))
+    assert result.exit_code == 1
+    assert "opset is not an option of torchscript" in result.stderr
+
+
+def test_inspect_of_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_bytes(b"PK damaged")
+    result = CliRunner().invoke(main, ["inspect", str(path)])
+    assert result.exit_code == 1 and "is no exported model, or a damaged one" in result.stderr

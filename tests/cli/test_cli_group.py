@@ -30,7 +30,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_of_this_version() -> None:
-    models = ["benchmark", "build", "diff", "export", "inspect"]
+    models = ["benchmark", "build", "diff", "evaluate", "export", "inspect", "train"]
     recipes = ["create-recipe", "recipe", "schema", "validate"]
     assert sorted([*models, *recipes, "completion", "doctor", "list-backbones", "list-blocks"]) == COMMANDS
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from torchvision_customizer import ops
 from torchvision_customizer.blocks import SEBlock
-from torchvision_customizer.deploy import TOLERANCES, VerificationError, export, verify
+from torchvision_customizer.deploy import TOLERANCES, VerificationError, export, metadata_of, verify
 from torchvision_customizer.fusion import fuse
 
 native = pytest.mark.skipif(
@@ -66,8 +66,10 @@ def test_plain_model(tmp_path: Path) -> None:
     assert report.path == path and report.bytes == path.stat().st_size
     assert report.ops == () and report.libraries == ()
     assert report.verification is not None and report.verification.passed
-    assert [c.input_shape for c in report.verification.comparisons] == [(n, 3, 16, 16) for n in (1, 2, 5)]
-    assert "agrees with eager in a fresh process, batch sizes 1, 2, 5" in report.summary()
+    tried = [(c.inputs, c.input_shape) for c in report.verification.comparisons]
+    assert tried == [(kind, (n, 3, 16, 16)) for kind in ("noise", "photographs") for n in (1, 2, 5)]
+    assert "agrees with eager in a fresh process, noise and photographs, batch sizes 1, 2, 5" in report.summary()
+    assert "ms an image, eager" in report.summary()
     assert "nothing but torch" in report.summary()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -82,6 +84,9 @@ def test_metadata(tmp_path: Path) -> None:
     assert metadata["input_shape"] == [None, 3, 16, 16]
     assert metadata["input_dtype"] == "float32"
     assert metadata["ops"] == [] and metadata["library"] is None
+    assert metadata["file_version"] == 1 and metadata["format"] == "torchscript"
+    assert metadata["channels_last"] is False and metadata["preprocessing"] is None and metadata["classes"] is None
+    assert metadata == metadata_of(path)
 
 
 @native
@@ -168,7 +173,7 @@ def test_verify_takes_a_file_without_metadata(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content, message",
-    [("no archive", "is no TorchScript file, or a damaged one"), (None, "there is no file")],
+    [("no archive", "verify: .* is no exported model, or a damaged one"), (None, "there is no file")],
     ids=["damaged", "missing"],
 )
 def test_verify_of_no_file(tmp_path: Path, content: str | None, message: str) -> None:
@@ -182,12 +187,14 @@ def test_verify_of_no_file(tmp_path: Path, content: str | None, message: str) ->
 def test_verify_of_a_state_dict(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(plain().state_dict(), path)
-    with pytest.raises(ValueError, match=r"weights.pt is no TorchScript file"):
+    with pytest.raises(ValueError, match=r"weights.pt is no exported model: an archive that is neither"):
         verify(path, plain())
 
 
 def test_wrong_input_says_what_went_wrong(tmp_path: Path) -> None:
-    with pytest.raises(VerificationError, match=r"does not run in a fresh process: .*expected input.* to have 3 channels"):
+    with pytest.raises(
+        ValueError, match=r"the model does not take an input of \(1, 5, 16, 16\): .*expected input.* to have 3 channels"
+    ):
         export(plain(), tmp_path / "model.pt", example_input=torch.zeros(1, 5, 16, 16))
     assert not list(tmp_path.iterdir())
 
@@ -208,13 +215,14 @@ def test_a_process_that_imports_us_is_found_out(tmp_path: Path) -> None:
     torch.save([EXAMPLE], tmp_path / "inputs.pt")
     job = {
         "file": str(path),
+        "format": "torchscript",
         "libraries": [],
         "device": "cpu",
         "threads": 1,
         "runs": 1,
         "inputs": str(tmp_path / "inputs.pt"),
         "outputs": str(tmp_path / "outputs.pt"),
-        "torch_folder": str(Path(torch.__file__).parent.parent),
+        "folders": [str(Path(torch.__file__).parent.parent)],
         "forbidden": ["torch"],
     }
     (tmp_path / "job.json").write_text(json.dumps(job))
@@ -234,7 +242,9 @@ def test_paths_that_cannot_be_written(tmp_path: Path, path: str, error: type[OSE
 
 
 def test_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="format must be one of torchscript, got 'torchscrip', did you mean 'torchscript'"):
+    with pytest.raises(
+        ValueError, match=r"format must be one of torchscript, pt2, .*, got 'torchscrip', did you mean 'torchscript'"
+    ):
         export(plain(), tmp_path / "model.pt", "torchscrip")
 
 

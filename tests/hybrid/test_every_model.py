@@ -10,8 +10,10 @@ from zoo import (
     GIANTS,
     USUAL,
     every_backbone,
+    every_backbone_fused,
     every_backbone_once,
     every_model,
+    every_model_traced,
     everywhere,
     fast_arguments,
     images,
@@ -122,7 +124,7 @@ def test_stages_are_a_pyramid(name):
     assert parts and torch.equal(hybrid.get_stage_outputs(x)[-1], hybrid.forward_features(x))
 
 
-@every_model
+@every_model_traced
 @torch.no_grad()
 def test_copies_files_and_scripts_agree(name, tmp_path):
     hybrid = trained(name)
@@ -141,7 +143,7 @@ def test_copies_files_and_scripts_agree(name, tmp_path):
         assert torch.equal(out if isinstance(out, torch.Tensor) else out[0], expected)
 
 
-@every_backbone_once
+@every_backbone_fused
 @torch.no_grad()
 def test_fused_models_agree_and_are_unfused(name):
     hybrid = trained(name)
@@ -155,7 +157,7 @@ def test_fused_models_agree_and_are_unfused(name):
         assert torch.equal(hybrid(x), expected)
 
 
-@every_model
+@every_model_traced
 @torch.no_grad()
 def test_exported_programs_agree(name):
     hybrid = trained(name)
@@ -165,7 +167,7 @@ def test_exported_programs_agree(name):
     torch.testing.assert_close(program.module()(more), hybrid(more))
 
 
-@every_model
+@every_model_traced
 @torch.no_grad()
 def test_compiled_models_agree(name):
     hybrid = trained(name)

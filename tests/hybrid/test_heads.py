@@ -25,6 +25,11 @@ FAMILIES = {
     "inception_v3": ("fc", "AuxLogits.fc"),
     "vgg11": ("classifier.6",),
 }
+# Built again and again; the larger ones in the full tier.
+_LARGE = ("convnext_tiny", "inception_v3", "vgg11")
+every_family = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] if name in _LARGE else []) for name in FAMILIES]
+)
 
 
 def fast_arguments(name):
@@ -53,7 +58,7 @@ def flops(model, size):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@every_family
 def test_another_number_is_torchvision_s_own_model(name):
     model = made(name, num_classes=7).eval()  # auxiliary heads cost something in training only
     fresh = models.get_model(name, num_classes=7, **fast_arguments(name))

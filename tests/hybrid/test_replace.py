@@ -48,6 +48,12 @@ WITH_BATCH_NORM = [
     *("densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "maxvit_t", "mobilenet_v2"),
     *("mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "vgg11_bn"),
 ]
+# In `make test`.
+USUAL = ("densenet121", "efficientnet_b0", "googlenet", "resnet18")
+
+
+def over(names):
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in USUAL else pytest.mark.full) for n in names])
 
 
 @pytest.mark.full
@@ -66,7 +72,7 @@ def test_the_lists_above_are_complete():
         assert families <= {models.get_model_builder(name).__module__ for name in listed[kind]}
 
 
-@pytest.mark.parametrize("name", WITH_RELU)
+@over(WITH_RELU)
 def test_no_relu_is_left(name):
     model = made(name)
     before = executed(model)
@@ -78,7 +84,7 @@ def test_no_relu_is_left(name):
     assert after["gelu"] == before["relu"] + before.get("gelu", 0)
 
 
-@pytest.mark.parametrize("name", WITH_BATCH_NORM)
+@over(WITH_BATCH_NORM)
 def test_no_batch_norm_is_left(name):
     hybrid = replaced(made(name), {"type:BatchNorm2d": {"replace": "group_norm"}})
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in hybrid.modules())

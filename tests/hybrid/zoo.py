@@ -14,7 +14,8 @@ from torchvision_customizer.hybrid import apply, plan
 from torchvision_customizer.hybrid.backbones import find_family, list_backbones
 from torchvision_customizer.hybrid.model import note
 
-# Two of each family are tried in `make test`.
+# Two of each family are tried in `make test`; the tracing of the second of three families, dozens of blocks, in the full tier.
+DEEP = ("convnext_small", "densenet161", "efficientnet_v2_s")
 USUAL = (
     *("alexnet", "convnext_small", "convnext_tiny", "densenet121", "densenet161", "efficientnet_b0", "efficientnet_v2_s"),
     *("googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mnasnet1_0", "mobilenet_v2", "mobilenet_v3_large"),
@@ -34,11 +35,21 @@ USUAL = (
 # Over 200 million parameters: a model, its copy and its file do not fit beside other tests, so their shapes are checked on the
 # meta device.
 GIANTS = ("regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32")
-TIMM_USUAL = ("convnext_atto", "deit_tiny_distilled_patch16_224", "mobilenetv3_small_050", "resnet18")
+TIMM_USUAL = ("deit_tiny_distilled_patch16_224", "resnet18")
 TIMM = (
     *TIMM_USUAL,
-    *("cspresnet50", "densenet121", "dla46_c", "edgenext_xx_small", "efficientnet_b0", "ghostnet_050", "hrnet_w18_small"),
-    *("legacy_seresnet18", "mixer_s32_224", "mobilevit_xxs", "nf_resnet26", "pit_ti_224", "poolformer_s12", "regnety_002"),
+    *("convnext_atto", "cspresnet50", "densenet121", "dla46_c", "edgenext_xx_small", "efficientnet_b0", "ghostnet_050"),
+    *(
+        "hrnet_w18_small",
+        "legacy_seresnet18",
+        "mixer_s32_224",
+        "mobilenetv3_small_050",
+        "mobilevit_xxs",
+        "nf_resnet26",
+        "pit_ti_224",
+        "poolformer_s12",
+        "regnety_002",
+    ),
     *("swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"),
 )
 BLOCKS = {
@@ -48,7 +59,7 @@ BLOCKS = {
     "drop_path": {"type": "drop_path", "params": {"drop_prob": 0.2}, "schedule": "linear"},
 }
 # What the forward of a family asks for; all others take images of 64×64.
-_SIZES = {"VisionTransformer": 224, "MaxVit": 224, "Inception3": 96}
+_SIZES = {"MaxVit": 224, "Inception3": 96}
 # In training mode these two call their auxiliary heads, which ask for more.
 _TRAINING_SIZES = {"Inception3": 299, "GoogLeNet": 64}
 
@@ -63,10 +74,16 @@ _BACKBONES = tuple(name for name in list_backbones() if name not in GIANTS)
 every_timm_model = over(*(f"timm/{name}" for name in TIMM))
 every_backbone = over(*_BACKBONES)
 every_model = over(*_BACKBONES, *(f"timm/{name}" for name in TIMM))
+every_model_traced = over(
+    *_BACKBONES,
+    *(f"timm/{name}" for name in TIMM),
+    usual=(*(name for name in USUAL if name not in DEEP), *(f"timm/{name}" for name in TIMM_USUAL)),
+)
 _FIRST = tuple({models.get_model_builder(name).__module__: name for name in reversed(USUAL)}.values())
 one_of_each_family = over(*_FIRST, usual=())
 # The same, and all others in the full tier.
 every_backbone_once = over(*_BACKBONES, usual=_FIRST)
+every_backbone_fused = over(*_BACKBONES, usual=("efficientnet_b0", "googlenet", "mobilenet_v3_small", "resnet18"))
 
 
 def everywhere(block="se"):
@@ -74,6 +91,8 @@ def everywhere(block="se"):
 
 
 def fast_arguments(name):
+    if name.startswith("vit_"):
+        return {"image_size": 64}
     # scipy's truncated normal takes a minute.
     return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
 

@@ -19,7 +19,14 @@ from torchvision_customizer.recipe.sources import shipped_folder
 
 NAMES = list_templates()
 # What is built with numbers in every run: one that extends, one of each kind, and none that is large.
-SMALL = {"cifar_resnet20", "cifar_se_resnet20", "mnist_net", "mobilenet_v3_small_edge", "efficientnet_b0_finetune"}
+SMALL = {
+    "cifar_resnet20",
+    "fashion_mnist_resnet8",
+    "cifar_se_resnet20",
+    "mnist_net",
+    "mobilenet_v3_small_edge",
+    "efficientnet_b0_finetune",
+}
 README = (shipped_folder() / "README.md").read_text(encoding="utf-8")
 
 
@@ -69,9 +76,10 @@ def test_freezing_of_the_shipped() -> None:
 
 def test_the_numbers_that_descriptions_name() -> None:
     count = {
-        name: sum(p.numel() for p in build_recipe(name, weights=None).parameters()) for name in ("cifar_resnet20", "mnist_net")
+        name: sum(p.numel() for p in build_recipe(name, weights=None).parameters())
+        for name in ("cifar_resnet20", "fashion_mnist_resnet8", "mnist_net")
     }
-    assert count == {"cifar_resnet20": 272_474, "mnist_net": 63_226}
+    assert count == {"cifar_resnet20": 272_474, "fashion_mnist_resnet8": 77_754, "mnist_net": 63_226}
 
 
 def test_every_yaml_of_the_readme(tmp_path: Path) -> None:

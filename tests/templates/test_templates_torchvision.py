@@ -14,8 +14,18 @@ from torchvision_customizer.templates.base import _families
 
 VARIANTS = {name: family for family in _families.values() for name in family.variants}
 # One of each family, and of each kind of block and of norm; the others are compared in `make test-all`.
-SMALL = ("densenet121", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnext50_32x4d")
-every_variant = pytest.mark.parametrize("name", VARIANTS)
+SMALL = (
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "resnet18",
+    "resnext50_32x4d",
+)
+some_variants = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in SMALL else pytest.mark.full) for name in VARIANTS]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +45,7 @@ def test_every_model_of_the_families_is_a_variant():
     assert of_families == set(VARIANTS)
 
 
-@every_variant
+@some_variants
 def test_names_shapes_and_layers_are_torchvisions(name):
     """All of the network is made here of torchvision's blocks; it is torchvision's to the last argument of the last layer."""
     template = Template.from_name(name)
@@ -63,7 +73,7 @@ def test_published_sizes():
     assert sum(isinstance(module, torch.nn.Conv2d) for module in made.modules()) == 264
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in SMALL else pytest.mark.full) for name in (*VARIANTS,)])
+@some_variants
 @torch.no_grad()
 def test_torchvisions_weights_load_and_give_its_logits(name):
     expected = models.get_model(name)

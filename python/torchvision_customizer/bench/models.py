@@ -56,7 +56,7 @@ def run_model(
     Raises:
         DifferentOutputError: a variant's logits are further from those in plain PyTorch than the type allows.
     """
-    model = prepared(_with_random_gates(copy.deepcopy(model)), case, device)
+    model = prepared(with_random_gates(copy.deepcopy(model)), case, device)
     x = images(case, device)
     eager, fused = plain_model(model), copy.deepcopy(model)
     places = fuse(fused, example_input=x).fused
@@ -99,8 +99,9 @@ def compare(
     settings: Settings,
     variants: Collection[str],
     uncompared: Collection[str] = (UNPATCHED,),
+    base: str = EAGER,
 ) -> ModelResult:
-    """Compare the logits of models with those of ``EAGER``, and time those that ``variants`` names.
+    """Compare the logits of models with those of ``base``, and time those that ``variants`` names.
 
     Args:
         case: what is compared.
@@ -110,12 +111,13 @@ def compare(
         settings: how long to measure.
         variants: which of ``models`` to time.
         uncompared: those that are meant to give other logits.
+        base: whose logits the others must give.
 
     Raises:
         DifferentOutputError: logits are further apart than the type allows.
     """
     with torch.inference_mode(not case.training):
-        differences = _differences(case, models, x, uncompared)
+        differences = _differences(case, models, x, uncompared, base)
         wanted = {name: models[name] for name in variants if name in models}
         calls = {name: _step(m, x) if case.training else _inference(m, x) for name, m in wanted.items()}
         found = measure(calls, settings)
@@ -130,7 +132,7 @@ def compare(
     )
 
 
-def _with_random_gates(model: nn.Module) -> nn.Module:
+def with_random_gates(model: nn.Module) -> nn.Module:
     """Patches start as the identity; random last layers make every gate different."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -172,27 +174,27 @@ def _memory(model: nn.Module, x: Tensor) -> Memory:
 
 
 def _differences(
-    case: ModelCase, models: dict[str, Callable[[Tensor], Tensor]], x: Tensor, uncompared: Collection[str]
+    case: ModelCase, models: dict[str, Callable[[Tensor], Tensor]], x: Tensor, uncompared: Collection[str], base: str
 ) -> dict[str, float]:
-    """Largest difference of logits from those of ``EAGER``, as a share of the largest.
+    """Largest difference of logits from those of ``base``, as a share of the largest.
 
-    Random weights can make a network that carries the roundings of a half type up to the size of its logits. ``EAGER`` is then
+    Random weights can make a network that carries the roundings of a half type up to the size of its logits. ``base`` is then
     far from itself in float32, and two such answers may differ by twice that.
     """
     limit = (TRAINING_TOLERANCES if case.training else TOLERANCES)[case.dtype]
-    eager = models[EAGER]
+    eager = models[base]
     expected = _logits(eager, x)
     if x.element_size() < 4 and isinstance(eager, nn.Module):
         exact = _logits(copy.deepcopy(eager).float(), x.float())
         limit = max(limit, 2 * _difference(exact, expected))
     differences = {}
     for name, model in models.items():
-        if name == EAGER or name in uncompared:
+        if name == base or name in uncompared:
             continue
         differences[name] = _difference(_logits(model, x), expected)
         if not differences[name] <= limit:
             raise DifferentOutputError(
-                f"{case}: the logits of {name} differ by {differences[name]:.2e} of the largest from those of {EAGER}, "
+                f"{case}: the logits of {name} differ by {differences[name]:.2e} of the largest from those of {base}, "
                 f"allowed are {limit:.0e}"
             )
     return differences

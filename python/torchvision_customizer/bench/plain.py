@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import CBAMBlock, DropPath, ECABlock, GeM, SEBlock
+from ..blocks._parts import Residual
 from ..ops._math import activate, gate_of
 
 
@@ -173,6 +174,12 @@ class _PlainDropPathBlock(nn.Module):
         return x * (mask.div_(1 - self.drop_prob) if self.scale_by_keep and self.drop_prob < 1.0 else mask)
 
 
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+    "gelu": nn.GELU,
+    "hardswish": lambda: nn.Hardswish(inplace=True),
+}
 #: How to write a block in plain PyTorch, by its class.
 PLAIN_BLOCKS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     SEBlock: _plain_se,
@@ -191,4 +198,17 @@ def plain_model(model: nn.Module) -> nn.Module:
         if make is not None:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, make(module).train(module.training))
+    for module in model.modules():
+        if isinstance(module, Residual):
+            _write_tail(module)
     return model
+
+
+def _write_tail(block: Residual) -> None:
+    """Let a composed block add and activate by itself, as one does whose attention takes no tail."""
+    if block.drop_path_adds:
+        block.attention = nn.Sequential(block.attention, block.drop_path)
+    if block.post != "none":
+        block.act = _ACTIVATIONS[block.post]()
+    block.drop_path_adds = block.attention_adds = False
+    block.post = "none"

@@ -7,7 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .results import ModelResult, OpResult, Run
-from .suite import COMPILED, EAGER, FLOOR, FUSED, IDENTITY, INFERENCE, LIMIT, SCRIPTED, SUITE, TIMM, UNPATCHED
+from .suite import (
+    AOTI,
+    COMPILED,
+    EAGER,
+    FLOOR,
+    FUSED,
+    IDENTITY,
+    INFERENCE,
+    LIMIT,
+    PLAIN_AOTI,
+    PLAIN_SCRIPTED,
+    SCRIPTED,
+    SUITE,
+    TIMM,
+    UNPATCHED,
+)
 from .sweep import AXES, value_of
 
 if TYPE_CHECKING:
@@ -27,6 +42,12 @@ COLOURS = {
     LIMIT: "#555555",
     INFERENCE: "#56B4E9",
     IDENTITY: "#BBBBBB",
+    PLAIN_SCRIPTED: "#E2B8CC",
+    "pt2": "#56B4E9",
+    PLAIN_AOTI: "#A5D8C6",
+    AOTI: "#009E73",
+    "onnx": "#F0C060",
+    "onnx, translated": "#D55E00",
 }
 MARKERS = {LIMIT: "_", EAGER: "s", TIMM: "v", COMPILED: "^", SCRIPTED: "D", FUSED: "o"}
 LABELS = {
@@ -44,6 +65,16 @@ MODEL_LABELS = {
     FUSED: "fused",
     INFERENCE: "fused, for inference",
     SCRIPTED: "fused, frozen TorchScript",
+}
+EXPORTED_LABELS = {
+    FUSED: "fused",
+    PLAIN_SCRIPTED: "TorchScript of plain PyTorch, frozen",
+    SCRIPTED: "TorchScript, frozen",
+    "pt2": "exported program",
+    PLAIN_AOTI: "AOTInductor, references",
+    AOTI: "AOTInductor, fused ops",
+    "onnx": "onnxruntime",
+    "onnx, translated": "onnxruntime, ops translated",
 }
 _DOTS = 150
 
@@ -63,7 +94,9 @@ def draw(run: Run, path: Path, title: str) -> None:
         raise ImportError("plots need matplotlib: pip install 'torchvision-customizer[plot]'") from error
     figure = Figure(layout=ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)))
     FigureCanvasAgg(figure)  # no window, and no state of pyplot's
-    if run.library:
+    if run.exported:
+        _draw_exported(figure, run.exported, title)
+    elif run.library:
         _draw_models(figure, run.library, title, LIBRARY_LABELS, EAGER, "the model as it is")
     elif run.models:
         _draw_models(figure, run.models, title, MODEL_LABELS, UNPATCHED, "the unpatched model")
@@ -103,7 +136,7 @@ def _draw_models(
         for place, variant in enumerate(v for v in variants if v in result.seconds):
             ratio = result.ratio(variant, base)
             y = index + (place + 0.5) * height - 0.4
-            axes.barh(y, ratio.median, height * 0.88, color=COLOURS[variant])
+            axes.barh(y, ratio.median, height * 0.88, color=_colour(variant))
             axes.plot([ratio.low, ratio.high], [y, y], color="black", linewidth=1)
             text = f"{labels[variant]}: {ratio.median:.2f}×, {result.median(variant) * 1e3:.1f} ms"
             # On white: the line of the unpatched model must not cross it.
@@ -119,9 +152,23 @@ def _draw_models(
     _bare(axes)
 
 
+def _draw_exported(figure: Figure, results: Sequence[ModelResult], title: str) -> None:
+    """Bars in times of the first variant, which all results have."""
+    base = next(iter(results[0].seconds))
+    variants = dict.fromkeys(v for r in results for v in r.seconds if v != base)
+    labels = {variant: EXPORTED_LABELS.get(variant, variant) for variant in variants}
+    name = "the model in plain PyTorch" if base == EAGER else base
+    _draw_models(figure, results, title, labels, base, name)
+
+
+def _colour(variant: str) -> str:
+    """That of the variant, or of the format of a file, which its name begins with."""
+    return COLOURS.get(variant) or COLOURS[variant.partition(":")[0]]
+
+
 def _model_name(result: ModelResult, base: str) -> str:
     case = result.case
-    name = "" if case.patches else f"{case.backbone}, "
+    name = f"{' '.join((case.backbone, *case.patches))}, " if case.exported or not case.patches else ""
     return f"{name}batch {case.batch}, {case.dtype}\n{'eager' if base == EAGER else base} {result.median(base) * 1e3:.1f} ms"
 
 

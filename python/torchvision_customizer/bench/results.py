@@ -71,7 +71,7 @@ class OpResult(Timed):
 class ModelCase:
     """One comparison of whole models.
 
-    Without patches it is a library's model, before and after ``fuse``.
+    Without patches it is a library's model, before and after ``fuse``; ``exported``, it is files of a model, in any case.
     """
 
     backbone: str
@@ -81,10 +81,12 @@ class ModelCase:
     layout: str
     training: bool
     input_size: int
+    exported: bool = False
 
     def __str__(self) -> str:
         mode = "training step" if self.training else "inference"
-        return f"{self.backbone} {mode}, batch {self.batch}, {self.dtype}, {self.layout}"
+        name = " ".join((self.backbone, *self.patches)) if self.exported else f"{self.backbone} {mode}"
+        return f"{name}, batch {self.batch}, {self.dtype}, {self.layout}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +120,17 @@ class Run:
     @property
     def patched(self) -> tuple[ModelResult, ...]:
         """Comparisons of patched models with the unpatched ones."""
-        return tuple(result for result in self.models if result.case.patches)
+        return tuple(result for result in self.models if result.case.patches and not result.case.exported)
 
     @property
     def library(self) -> tuple[ModelResult, ...]:
         """Comparisons of libraries' models with themselves, fused."""
-        return tuple(result for result in self.models if not result.case.patches)
+        return tuple(result for result in self.models if not result.case.patches and not result.case.exported)
+
+    @property
+    def exported(self) -> tuple[ModelResult, ...]:
+        """Comparisons of exported files with the model they were made from, or with one another."""
+        return tuple(result for result in self.models if result.case.exported)
 
     @property
     def other_load(self) -> float:
@@ -181,7 +188,7 @@ def to_csv(run: Run) -> str:
         _csv_rows(writer, place, op, op.errors, op.bytes)
     for model in run.models:
         m = model.case
-        mode, size = "training" if m.training else "inference", f"3x{m.input_size}x{m.input_size}"
+        mode, size = "training" if m.training else "exported" if m.exported else "inference", f"3x{m.input_size}x{m.input_size}"
         place = [f"{m.backbone} {' '.join(m.patches)}".strip(), mode, size, m.batch, m.dtype, m.layout, ""]
         _csv_rows(writer, place, model, model.differences, "")
     return text.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from . import machine, plot, tables
+from . import exported, machine, plot, tables
+from .exported import ExportedFile
 from .library import run_in_own_process
 from .models import SETTINGS as MODEL_SETTINGS
 from .models import run_model
@@ -23,6 +25,7 @@ from .suite import (
     LIBRARY_VARIANTS,
     MODEL_VARIANTS,
     QUICK_SELECTION,
+    SHIPPED_PATCHES,
     SUITE,
     VARIANTS,
     Selection,
@@ -133,6 +136,69 @@ def run_library(cases: Sequence[ModelCase], effort: Effort = USUAL_EFFORT, progr
     return Run(found, _settings(settings), models=tuple(results))
 
 
+def run_files(
+    files: Sequence[ExportedFile],
+    cases: Sequence[ModelCase],
+    model: nn.Module | None = None,
+    effort: Effort = USUAL_EFFORT,
+    progress: Progress = _quiet,
+) -> Run:
+    """Run exported files side by side, and the model they were made from, where it is given.
+
+    Args:
+        files: which.
+        cases: in which batches.
+        model: not fused; left as it is.
+        effort: how much is measured.
+        progress: told what is measured next.
+
+    Raises:
+        ValueError: a file does not take a case.
+        DifferentOutputError: a file gives other outputs than the model, or than the first file.
+    """
+    settings = effort.settings(MODEL_SETTINGS)
+    results: list[ModelResult] = []
+    with steady(effort.threads):
+        found = machine.describe(effort.device)
+        for number, case in enumerate(cases, start=1):
+            progress(f"{number}/{len(cases)} {case}")
+            results.append(exported.run_files(files, case, settings, model))
+    return Run(found, _settings(settings), models=tuple(results))
+
+
+def run_shipped(
+    model: nn.Module, cases: Sequence[ModelCase], effort: Effort = USUAL_EFFORT, progress: Progress = _quiet
+) -> Run:
+    """Export one model in every format, and run the files next to it. What is patched gets random gates.
+
+    Args:
+        model: patched, not fused; left as it is.
+        cases: which types, layouts and batches.
+        effort: how much is measured; without ``compiled`` there are no files of AOTInductor, which take minutes.
+        progress: told what is made or measured next.
+
+    Raises:
+        DifferentOutputError: a file gives other outputs than the model in plain PyTorch.
+        RuntimeError: a format cannot be had of the model.
+    """
+    settings = effort.settings(MODEL_SETTINGS)
+    results: list[ModelResult] = []
+    forms: dict[tuple[str, str], list[ModelCase]] = {}
+    for case in cases:
+        forms.setdefault((case.dtype, case.layout), []).append(case)
+    with steady(effort.threads):
+        found = machine.describe(effort.device)
+        for (dtype, layout), group in forms.items():
+            with tempfile.TemporaryDirectory(prefix="tvc-benchmark-") as folder:
+                progress(f"exporting {group[0].backbone}, {dtype}, {layout}")
+                prepared = exported.trained(model, group[0])
+                files = exported.export_all(prepared, Path(folder), group[0], exported.shipped_variants(dtype, effort.compiled))
+                for case in group:
+                    progress(str(case))
+                    results.append(exported.run_shipped(prepared, files, case, settings))
+    return Run(found, _settings(settings), models=tuple(results))
+
+
 def run_sweep(sweep: Sweep, effort: Effort = USUAL_EFFORT, progress: Progress = _quiet) -> Run:
     """Run one op over batch, channels and resolution.
 
@@ -164,12 +230,13 @@ PARTS = (
     "model-training",
     "library",
     "library-training",
+    "exported",
 )
 
 
 def run_all(
     root: Path,
-    model: Callable[[], nn.Module],
+    model: Callable[[tuple[str, ...]], nn.Module],
     effort: Effort = USUAL_EFFORT,
     progress: Progress = _quiet,
     parts: Sequence[str] = PARTS,
@@ -178,7 +245,7 @@ def run_all(
 
     Args:
         root: the files go into a folder of the machine's kind in it.
-        model: makes the headline's model, patched.
+        model: makes the headline's model with patches.
         effort: how much is measured.
         progress: told what is measured next.
         parts: which, of ``PARTS``.
@@ -201,10 +268,11 @@ def run_all(
         "ops-networks": ops(networks, uncompiled),
         "ops-cold": ops(replace(usual, directions=("forward",), caches=("cold",)), uncompiled),
         "sweep": lambda: merged([run_sweep(Sweep(name), uncompiled, progress) for name in SUITE]),
-        "model": lambda: run_models(model(), headline_cases(training=False), effort, progress),
-        "model-training": lambda: run_models(model(), headline_cases(training=True), effort, progress),
+        "model": lambda: run_models(model(HEADLINE.patches), headline_cases(training=False), effort, progress),
+        "model-training": lambda: run_models(model(HEADLINE.patches), headline_cases(training=True), effort, progress),
         "library": lambda: run_library(library_cases(training=False), effort, progress),
         "library-training": lambda: run_library(library_cases(training=True), effort, progress),
+        "exported": lambda: merged([run_shipped(model(p), shipped_cases(p), effort, progress) for p in SHIPPED_PATCHES]),
     }
     found = []
     for name in parts:
@@ -236,6 +304,12 @@ def headline_cases(training: bool) -> list[ModelCase]:
     ]
 
 
+def shipped_cases(patches: tuple[str, ...]) -> list[ModelCase]:
+    """The configurations that are asked of what ships: those of the headline, in float32."""
+    h = HEADLINE
+    return [ModelCase(h.backbone, patches, batch, "fp32", h.layout, False, 224, exported=True) for batch in h.batches]
+
+
 def merged(found: Sequence[Run]) -> Run:
     """Several runs on one machine as one, to be printed."""
     ops = tuple(result for run in found for result in run.ops)
@@ -250,6 +324,8 @@ def title(run: Run) -> str:
             return "How the time of fused ops grows"
         return "Fused ops, in times of moving the bytes once"
     case = run.models[0].case
+    if run.exported:
+        return "What ships: files of every format and the model they were made from"
     what = "training step" if case.training else "inference"
     if run.library:
         return f"Models of libraries after fuse, in times of the same as they are, {what}, {case.layout}"

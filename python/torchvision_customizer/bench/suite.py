@@ -360,6 +360,37 @@ HEADLINE = ModelBounds()
 
 
 @dataclass(frozen=True)
+class Shipped:
+    """A form in which a patched model ships.
+
+    Attributes:
+        format: a name of ``deploy.FORMATS``.
+        fused: of the fused model; else of the one in plain PyTorch.
+        ops: whether the ops stay whole; else their references are in their place.
+    """
+
+    format: str
+    fused: bool = True
+    ops: bool = True
+
+
+#: What ``tvc benchmark --exported`` makes of a model, besides ``EAGER`` and ``FUSED``.
+PLAIN_SCRIPTED, PLAIN_AOTI, AOTI = "torchscript, plain", "aoti, references", "aoti"
+SHIPPED = {
+    PLAIN_SCRIPTED: Shipped("torchscript", fused=False),
+    SCRIPTED: Shipped("torchscript"),
+    "pt2": Shipped("pt2"),
+    PLAIN_AOTI: Shipped("aoti", ops=False),
+    AOTI: Shipped("aoti"),
+    "onnx": Shipped("onnx", ops=False),
+    "onnx, translated": Shipped("onnx"),
+}
+#: What is asked of them: the time of the first is at least so many times that of the second, for these patches of the headline.
+SHIPPED_BOUNDS = ((FUSED, SCRIPTED, 1.0), (PLAIN_SCRIPTED, SCRIPTED, 1.2), (PLAIN_AOTI, AOTI, 1.0))
+SHIPPED_PATCHES = (("layer*=inject:se",), ("layer*=inject:cbam",))
+
+
+@dataclass(frozen=True)
 class LibraryModel:
     """A library's model with attention in it, and what ``fuse`` must reach on it, at batch 8, against the model as it is.
 

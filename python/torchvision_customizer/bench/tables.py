@@ -19,6 +19,8 @@ from .suite import (
     LIMIT,
     ONE_THREAD,
     SCALING,
+    SHIPPED_BOUNDS,
+    SHIPPED_PATCHES,
     SUITE,
     UNPATCHED,
     VARIANTS,
@@ -53,6 +55,12 @@ _NOTES = {
     "which folds norms too, `identity` the library's with nothing in place of its attention. `attention left` is what is "
     "left of the time that attention costs: (fused − identity) / (eager − identity). Weights are random, norms calibrated "
     "on a batch. `places` are the blocks and tails that `fuse` changed. One process for each model.",
+    "exported": _PAIRS
+    + "`eager` is the model in plain PyTorch, `fused` the same after `fuse`; the others are files, in this process and on as "
+    "many threads. `torchscript` is the fused model, `torchscript, plain` the one in plain PyTorch, both frozen after loading, "
+    "which folds norms into convolutions. `aoti` keeps the fused ops, `aoti, references` has Inductor's own code in their "
+    "place, `onnx` (in onnxruntime) has them decomposed, `onnx, translated` as ONNX operators of their own. `difference` is "
+    "the largest difference of logits from the first variant, as a share of the largest. Every run has the same images.",
 }
 
 
@@ -193,6 +201,20 @@ def library_table(results: Sequence[ModelResult]) -> Table:
             cells = (str(result.case), *_model_cells(result, variant), faster, left, places)
             rows.append((*cells, _difference(result, variant)))
     return _with_memory(Table("Models of libraries", columns, tuple(rows), left=("model", "variant")), results)
+
+
+def exported_table(results: Sequence[ModelResult]) -> Table:
+    """A row for each variant of each comparison of what ships, in times of the first of them and of the fused model."""
+    columns = ("model", "variant", "ms", "images/s", "times as fast as the first", "as fused", "difference")
+    rows = []
+    for result in results:
+        first = next(iter(result.seconds))
+        for variant in result.seconds:
+            faster = "" if variant == first else str(result.ratio(first, variant))
+            than_fused = "" if variant == FUSED else _ratio(result, FUSED, variant)
+            cells = (str(result.case), *_model_cells(result, variant), faster, than_fused)
+            rows.append((*cells, _difference(result, variant)))
+    return Table("What ships", columns, tuple(rows), left=("model", "variant"))
 
 
 def _model_cells(result: ModelResult, variant: str) -> tuple[str, str, str]:
@@ -347,9 +369,23 @@ def library_verdicts(results: Iterable[ModelResult]) -> list[Verdict]:
     return found
 
 
+def exported_verdicts(results: Iterable[ModelResult]) -> list[Verdict]:
+    """What is asked of what ships, of the headline's model with the patches it is asked of."""
+    found = []
+    for result in results:
+        if result.case.backbone != HEADLINE.backbone or result.case.patches not in SHIPPED_PATCHES:
+            continue
+        for above, below, least in SHIPPED_BOUNDS:
+            if above in result.seconds and below in result.seconds:
+                ratio = result.ratio(above, below)
+                found.append(Verdict(str(result.case), f"{above} / {below} ≥ {least:g}", str(ratio), ratio.median >= least))
+    return found
+
+
 def verdicts(run: Run) -> list[Verdict]:
     """Everything that is asked, of what a run has measured."""
-    return [*op_verdicts(run.ops), *model_verdicts(run.patched), *library_verdicts(run.library)]
+    of_models = (*model_verdicts(run.patched), *library_verdicts(run.library), *exported_verdicts(run.exported))
+    return [*op_verdicts(run.ops), *of_models]
 
 
 def verdict_table(found: Iterable[Verdict]) -> Table:
@@ -366,6 +402,8 @@ def tables(run: Run) -> list[Table]:
         shown.append(model_table(run.patched))
     if run.library:
         shown.append(library_table(run.library))
+    if run.exported:
+        shown.append(exported_table(run.exported))
     left_out = absence_table(run.ops)
     if left_out is not None:
         shown.append(left_out)

@@ -87,8 +87,8 @@ class CommandGroup(click.Group):
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
-            except KeyboardInterrupt:
-                click.echo("Interrupted.", err=True)
+            except KeyboardInterrupt as stop:
+                click.echo(str(stop) or "Interrupted.", err=True)
                 ctx.exit(130)
             except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
                 raise  # click's own ways out

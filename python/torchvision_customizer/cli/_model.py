@@ -50,7 +50,7 @@ def recipe_option(command: F) -> F:
         "-y",
         metavar="NAME|FILE",
         shell_complete=complete_recipes,
-        help="A shipped recipe, or a recipe's file.",
+        help="A shipped recipe, a recipe's file, or the folder of a model that was saved or trained.",
     )(command)
 
 
@@ -116,7 +116,7 @@ def named_model(
     """Build what :func:`model_options` names, and say of which recipe.
 
     Args:
-        recipe: a shipped recipe or a file; or
+        recipe: a shipped recipe, a file, or the folder of a saved or trained model, whose weights are taken; or
         backbone: a name of ``tvc list-backbones``.
         changes: values of ``--set``, for a recipe.
         patch: values of ``--patch``, on top of those of a recipe.
@@ -130,20 +130,29 @@ def named_model(
         RecipeError: there is no such recipe, or something in it is wrong.
         WeightsError: weights that cannot be found or read, or do not fit.
     """
-    if (recipe is None) == (backbone is None):
-        got = "neither" if recipe is None else f"both '{recipe}' and '{backbone}'"
-        raise click.UsageError(f"expected one of --recipe and --backbone, got {got}")
+    check_named(recipe, backbone)
     if recipe is None:
         assert backbone is not None
         if changes:
             raise click.UsageError("--set changes fields of a recipe, and there is none; name one with --recipe")
         return build_model(backbone, patch, weights, num_classes), None
     patches = parse_patches(patch)
-    read = open_recipe(recipe, changes, num_classes)
     from ..errors import PatchError
     from ..recipe import build_recipe
 
-    model = build_recipe(read, None if weights is None and random_weights else ... if weights is None else _weights(weights))
+    model: HybridModel | VisionModel
+    if (folder := saved_folder(recipe)) is not None:
+        from ..hybrid import load
+
+        for option, value in (("--set", changes), ("--weights", weights), ("--num-classes", num_classes)):
+            if value not in ((), None):
+                raise click.UsageError(f"{option} is for a recipe, and {recipe} is a model that was made already")
+        model, read = load(recipe), open_recipe(str(folder / "recipe.yaml"))
+    else:
+        read = open_recipe(recipe, changes, num_classes)
+        model = build_recipe(
+            read, None if weights is None and random_weights else ... if weights is None else _weights(weights)
+        )
     if not patches:
         return model, read
     from ..hybrid import apply, plan
@@ -152,6 +161,17 @@ def named_model(
         return apply(plan(model, patches, example_input=(1, *read.input_shape))), read
     except PatchError as error:
         raise _at_its_option(error, patch) from error
+
+
+def check_named(recipe: str | None, backbone: str | None) -> None:
+    """That one of the two is given.
+
+    Raises:
+        click.UsageError: neither, or both.
+    """
+    if (recipe is None) == (backbone is None):
+        got = "neither" if recipe is None else f"both '{recipe}' and '{backbone}'"
+        raise click.UsageError(f"expected one of --recipe and --backbone, got {got}")
 
 
 def as_hybrid(model: HybridModel | VisionModel, shape: tuple[int, ...] | None) -> HybridModel:
@@ -247,10 +267,24 @@ def build_model(
 def is_folder(source: str) -> bool:
     """Whether a model is named as a saved folder, and not as a backbone.
 
-    What ``save`` has written is one, whatever its name; so is anything with a separator, for the error to say what it lacks.
+    What ``save`` or ``Trainer.fit`` has written is one, whatever its name; so is anything with a separator, for the error to
+    say what it lacks.
     """
     path = Path(source).expanduser()
-    return (path / "recipe.yaml").is_file() or path.name != source
+    return (path / "recipe.yaml").is_file() or (path / "best" / "recipe.yaml").is_file() or path.name != source
+
+
+def saved_folder(recipe: str) -> Path | None:
+    """The folder of the saved model, or of a training's best one, that ``--recipe`` names; None where it names a recipe."""
+    if not Path(recipe).expanduser().is_dir():
+        return None
+    from ..recipe import list_templates
+
+    if recipe in list_templates():
+        return None
+    from ..hybrid.saving import model_folder
+
+    return model_folder(recipe)
 
 
 def open_model(source: str, patch: Sequence[str] = (), hint: str = "MODEL") -> HybridModel | VisionModel:

@@ -1,4 +1,4 @@
-"""What every command prints with: ``--json``, and tables that fit."""
+"""What every command prints with: ``--json``, ``--html``, and tables that fit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -22,6 +23,16 @@ WIDTH_OF_A_PIPE = 200
 def json_option(command: F) -> F:
     """Give a command ``--json``, passed to it as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else on stdout.")(command)
+
+
+def html_option(command: F) -> F:
+    """Give a command the option ``html``, a path or None."""
+    return click.option(
+        "--html",
+        metavar="FILE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write a page with the network as a graph and its modules as a table; it opens without a network.",
+    )(command)
 
 
 def print_json(value: Any) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ._complete import complete_backbones
-from ._model import as_hybrid, build_model, changes_option, named_model, recipe_option
+from ._model import as_hybrid, build_model, changes_option, is_folder, named_model, open_model, recipe_option
 from ._output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from ..bench.results import Run
+    from ..bench.runs import Effort
 
 # Repeated here, and compared by a test: the tables they stand in import torch, which `tvc --help` must not.
 DTYPES = ("fp32", "bf16", "fp16")
@@ -31,6 +32,7 @@ PARTS = (
     "model-training",
     "library",
     "library-training",
+    "exported",
 )
 BACKBONE, PATCH = "resnet50", ("layer*=inject:se",)
 
@@ -81,13 +83,20 @@ def _names(table: str) -> F:
 @click.command(
     short_help="Time patched models and fused ops against plain PyTorch.",
     help="Time a patched, fused model (--fused, which is the default) or single ops (--ops) against the same in plain PyTorch, "
-    "torch.compile, TorchScript and timm, or models of torchvision and timm before and after fuse (--models), alternating in "
-    "one run. Numbers are compared before anything is timed. --ops by itself takes about a quarter of an hour on two cores, "
-    "with --no-compile five minutes, with --quick one.",
+    "torch.compile, TorchScript and timm; models of torchvision and timm before and after fuse (--models); or exported files "
+    "(--exported), alternating in one run. Numbers are compared before anything is timed. --ops by itself takes a quarter "
+    "of an hour on two cores, with --no-compile five minutes, with --quick one.",
 )
 @click.option("--fused", is_flag=True, help="Compare whole models.")
 @click.option("--ops", is_flag=True, help="Run the op suite.")
 @click.option("--models", "library", is_flag=True, help="Compare models of torchvision and timm with themselves after fuse.")
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--exported",
+    is_flag=True,
+    help="Compare exported FILEs, on the same images, with one another, and with the model they were made from where "
+    "--backbone (also a saved folder) or --recipe names it. Without FILE, write the model in every format and compare those.",
+)
 @click.option("--sweep", is_flag=True, help="Show how an op's time grows with batch, channels and resolution.")
 @click.option(
     "--results",
@@ -111,6 +120,7 @@ def _names(table: str) -> F:
     shell_complete=complete_backbones,
     help=f"The model; see list-backbones. [default: {BACKBONE}]",
 )
+@click.option("--weights", help="For --exported: the model's, as a name of torchvision's, DEFAULT or a file. [default: random]")
 @click.option("--patch", multiple=True, metavar="TARGET=OP:BLOCK", help=f"Repeatable. [default, without a recipe: {PATCH[0]}]")
 @click.option("--input-size", type=click.IntRange(min=1), help="Height and width of images. [default: the recipe's, else 224]")
 @click.option(
@@ -183,12 +193,15 @@ def benchmark(
     fused: bool,
     ops: bool,
     library: bool,
+    files: tuple[Path, ...],
+    exported: bool,
     sweep: bool,
     results: Path | None,
     parts: tuple[str, ...],
     recipe: str | None,
     changes: tuple[str, ...],
     backbone: str | None,
+    weights: str | None,
     patch: tuple[str, ...],
     input_size: int | None,
     names: tuple[str, ...],
@@ -209,8 +222,14 @@ def benchmark(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    if fused + ops + library + sweep + (results is not None) > 1:
-        raise click.UsageError("--fused, --ops, --models, --sweep and --results are different runs; name one of them")
+    if fused + ops + library + exported + sweep + (results is not None) > 1:
+        raise click.UsageError(
+            "--fused, --ops, --models, --exported, --sweep and --results are different runs; name one of them"
+        )
+    if not exported and (files or weights is not None):
+        raise click.UsageError(f"{files[0] if files else '--weights'} is for --exported, and that is not asked for")
+    if exported and (training or device != "cpu"):
+        raise click.UsageError("exported files are timed in inference on the CPU, and without --training and --device cuda")
     from dataclasses import replace
 
     from ..bench import plot, runs, tables
@@ -221,7 +240,7 @@ def benchmark(
     layout = "channels_last" if channels_last else "nchw"
     with _progress() as progress:
         if results is not None:
-            found = runs.run_all(results, lambda: build_model(BACKBONE, PATCH), effort, progress, parts or runs.PARTS)
+            found = runs.run_all(results, lambda patches: build_model(BACKBONE, patches), effort, progress, parts or runs.PARTS)
         elif ops:
             selection = QUICK_SELECTION if quick and not networks else USUAL_SELECTION
             selection = replace(
@@ -247,6 +266,9 @@ def benchmark(
                 for dtype in dtypes or ("fp32",)
             ]
             found = [runs.run_sweep(one, effort, progress) for one in sweeps]
+        elif exported:
+            model_named = (recipe, changes, backbone, patch, weights)
+            found = [_run_exported(files, model_named, batches, dtypes, channels_last, input_size, effort, progress)]
         elif library:
             cases = runs.library_cases(training, names, batches or ((8,) if quick else ()), dtypes or ("fp32", "bf16"))
             cases = [
@@ -279,6 +301,58 @@ def benchmark(
     verdicts = tables.verdicts(run)
     _print(run, as_json)
     ctx.exit(1 if check and not all(verdict.held for verdict in verdicts) else 0)
+
+
+def _run_exported(
+    paths: Sequence[Path],
+    named: tuple[str | None, tuple[str, ...], str | None, tuple[str, ...], str | None],
+    batches: tuple[int, ...],
+    dtypes: tuple[str, ...],
+    channels_last: bool | None,
+    input_size: int | None,
+    effort: Effort,
+    progress: Callable[[str], None],
+) -> Run:
+    """Files and the model that ``named`` names, as the arguments of ``named_model``; or a model's files, made for it."""
+    from dataclasses import replace
+
+    from ..bench import runs
+    from ..bench.exported import ExportedFile, files_case
+    from ..bench.results import ModelCase
+
+    recipe, changes, backbone, patch, weights = named
+    files = [ExportedFile.open(path) for path in paths]
+    if not files and backbone is None and recipe is None:
+        backbone, patch = BACKBONE, patch or PATCH
+    is_named = backbone is not None or recipe is not None
+    if not is_named and (patch or weights is not None or changes):
+        raise click.UsageError("--patch, --weights and --set say how a model is built; name it with --backbone or --recipe")
+    read = None
+    if is_named and backbone is not None and recipe is None and is_folder(backbone):
+        if weights is not None:
+            raise click.UsageError(f"--weights are for a backbone or a recipe, and {backbone} is a saved folder, with its own")
+        model = open_model(backbone, patch, hint="--backbone")
+    elif is_named:
+        model, read = named_model(recipe, changes, backbone, patch, weights)
+    else:
+        model = None
+    label, layout = recipe or backbone or "exported files", "channels_last" if channels_last else "nchw"
+    patches = patch if recipe is None else ("as in the recipe", *patch)
+    if not files:
+        assert model is not None
+        size = input_size or (224 if read is None else read.input_shape[1])
+        forms = [(dtype, batch) for dtype in dtypes or ("fp32",) for batch in batches or (1, 8)]
+        cases = [ModelCase(label, patches, batch, dtype, layout, False, size, exported=True) for dtype, batch in forms]
+        return runs.run_shipped(model, cases, effort, progress)
+    case = files_case(files, label, patches)
+    case = replace(
+        case,
+        dtype=dtypes[0] if dtypes else case.dtype,
+        layout=case.layout if channels_last is None else layout,
+        input_size=input_size or case.input_size,
+    )
+    fixed = [file.batch for file in files if file.batch is not None][:1]
+    return runs.run_files(files, [replace(case, batch=n) for n in batches or fixed or (1, 8)], model, effort, progress)
 
 
 def _print(run: Run, as_json: bool) -> None:

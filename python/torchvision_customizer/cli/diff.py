@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ._complete import complete_models
 from ._model import is_folder, open_model, patch_option
-from ._output import json_option, print_json
+from ._output import html_option, json_option, print_json
 
 
 @click.command(
@@ -18,8 +20,9 @@ from ._output import json_option, print_json
 @click.argument("b", shell_complete=complete_models)
 @patch_option
 @click.option("--tree", is_flag=True, help="Print the branches that differ as a tree.")
+@html_option
 @json_option
-def diff(a: str, b: str, patch: tuple[str, ...], tree: bool, as_json: bool) -> None:
+def diff(a: str, b: str, patch: tuple[str, ...], tree: bool, html: Path | None, as_json: bool) -> None:
     from ..hybrid import diff as compare
 
     first, second = open_model(a, hint="A"), open_model(b, patch, hint="B")
@@ -27,7 +30,13 @@ def diff(a: str, b: str, patch: tuple[str, ...], tree: bool, as_json: bool) -> N
     if not values:  # the random weights of a backbone mean nothing
         first, second = first.to("meta"), second.to("meta")
     found = compare(first, second)
+    if html is not None:
+        from ..pages import diff_page
+
+        diff_page(first, second, html, names=(a, f"{b} with {' '.join(patch)}" if patch else b))
     if as_json:
         print_json({**found.to_dict(), "values_compared": values})
     else:
         click.echo(found.tree() if tree else found)
+        if html is not None:
+            click.echo(f"Page: {html}")

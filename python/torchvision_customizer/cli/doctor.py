@@ -21,8 +21,23 @@ _PACKAGES = ("torchvision-customizer", "torch", "torchvision", "timm", "pydantic
     help="Say who answers for each op and why, and what this installation is made of.",
 )
 @json_option
+@click.option(
+    "--cmake-dir",
+    "show_cmake_dir",
+    is_flag=True,
+    help="Print only the folder of the CMake package, for C++ programs: cmake -DTvcOps_DIR=$(tvc doctor --cmake-dir) …",
+)
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, as_json: bool, show_cmake_dir: bool) -> None:
+    if show_cmake_dir:
+        from .._cmake import cmake_dir
+
+        folder = str(cmake_dir())
+        if as_json:
+            print_json({"cmake_dir": folder})
+        else:
+            click.echo(folder)
+        return
     report = examine()
     if as_json:
         print_json(report)

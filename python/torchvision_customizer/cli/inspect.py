@@ -11,8 +11,9 @@ import click
 
 from ._block import show_block
 from ._complete import complete_blocks, complete_models_and_blocks
+from ._exported import show_exported
 from ._model import as_hybrid, is_folder, model_options, named_model, open_model
-from ._output import console, json_option, print_json, print_table
+from ._output import console, html_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from ..hybrid import BuildReport, HybridModel
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 @click.command(
     help="Show what a model is made of, what patches change in it, and what they cost in parameters and FLOPs; or what a block "
-    "takes and gives. NAME is a torchvision classifier, a folder that torchvision_customizer.save has written, or a block."
+    "takes and gives. NAME is a torchvision classifier, a folder that torchvision_customizer.save has written, a file that "
+    "export has written, or a block."
 )
 @click.argument("model", required=False, metavar="[NAME]", shell_complete=complete_models_and_blocks)
 @click.option("--block", metavar="NAME", shell_complete=complete_blocks, help="A block, in place of NAME; see list-blocks.")
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw the model into a picture: png, svg, pdf.",
 )
+@html_option
+@click.option("--time", is_flag=True, help="Time each module, too, on this machine, for the page of --html.")
 @json_option
 def inspect(
     model: str | None,
@@ -47,20 +51,30 @@ def inspect(
     tree: bool,
     depth: int,
     plot: Path | None,
+    html: Path | None,
+    time: bool,
     as_json: bool,
 ) -> None:
     given = [name for name in (model, recipe, backbone, block) if name is not None]
     if len(given) != 1:
         got = " and ".join(f"'{name}'" for name in given) or "none"
         raise click.UsageError(f"expected one of NAME, --recipe, --backbone and --block, got {got}")
-    if model is not None and not is_folder(model):
+    if time and html is None:
+        raise click.UsageError("--time is for the page of --html, and there is none")
+    is_file = model is not None and Path(model).is_file()
+    if model is not None and not is_file and not is_folder(model):
         backbone, block = _kind_of(model)
-    if block is not None:
+    if is_file or block is not None:
         options: dict[str, Any] = {"--set": changes, "--patch": patch, "--weights": weights, "--num-classes": num_classes}
-        options |= {"--tree": tree, "--plot": plot}
+        options |= {"--tree": tree, "--plot": plot, "--html": html}
         wrong = next((option for option, value in options.items() if value not in (None, (), False)), None)
         if wrong is not None:
-            raise click.UsageError(f"{wrong} is for a model, and {block} is a block")
+            raise click.UsageError(f"{wrong} is for a model, and {model or block} is {'a file' if is_file else 'a block'}")
+    if is_file:
+        assert model is not None
+        show_exported(model, as_json)
+        return
+    if block is not None:
         try:
             show_block(block, as_json)
         except ValueError as error:
@@ -73,6 +87,10 @@ def inspect(
         from ..hybrid.picture import draw
 
         draw(made, plot)
+    if html is not None:
+        from ..pages import model_page
+
+        model_page(made, html, time=time)
     if as_json:
         print_json(_values(made, report, parts) | ({"tree": _outline(made, depth).to_dict()} if tree else {}))
         return
@@ -99,6 +117,8 @@ def inspect(
     click.echo(f"Weights: {report.weights or (f'those of {source}' if is_folder(source) else 'random')}")
     if plot is not None:
         click.echo(f"Picture: {plot}")
+    if html is not None:
+        click.echo(f"Page: {html}")
 
 
 def _make(

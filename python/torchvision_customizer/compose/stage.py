@@ -43,6 +43,13 @@ class Stage(WrittenPiece):
 
     Raises:
         ValueError: an argument has a value that it cannot have, or the pattern does not take it; the message names it.
+
+    Examples:
+        >>> import torch
+        >>> from torchvision_customizer import Head, Stage, Stem
+        >>> model = Stem(8, pool=None) >> Stage(16, blocks=2, pattern="residual+se", downsample=True) >> Head(10)
+        >>> tuple(model(torch.randn(2, 3, 32, 32)).shape)
+        (2, 10)
     """
 
     type_name = "stage"

@@ -1,6 +1,8 @@
 """Writing a model to a file that runs without this package, and proving that it gives the same numbers."""
 
 from .exporting import FORMATS, ExportReport, export
+from .loading import load_exported, metadata_of
+from .onnx_translation import onnx_translation_table
 from .preprocessing import Preprocessing
 from .verification import TOLERANCES, Comparison, VerificationError, VerifyReport, verify
 
@@ -13,5 +15,8 @@ __all__ = [
     "VerificationError",
     "VerifyReport",
     "export",
+    "load_exported",
+    "metadata_of",
+    "onnx_translation_table",
     "verify",
 ]

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,10 @@ def tensors(output: Any) -> list[Tensor]:
 def load_torchscript(file: str) -> Callable[[Tensor], Any]:
     import torch
 
-    return torch.jit.load(file)
+    with warnings.catch_warnings():
+        # That TorchScript is to go is not the business of who loads a file.
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        return torch.jit.load(file)
 
 
 def load_pt2(file: str) -> Callable[[Tensor], Any]:
@@ -58,7 +62,7 @@ def main(job_path: str) -> None:
     with open(job_path, encoding="utf-8") as stream:
         job = json.load(stream)
     # An isolated interpreter does not see a user site or PYTHONPATH; torch may live there.
-    sys.path.append(job["torch_folder"])
+    sys.path += job["folders"]
     import torch
 
     for library in job["libraries"]:

@@ -17,6 +17,9 @@ from .preprocessing import Preprocessing
 
 NAME = "torchvision_customizer.json"
 LIBRARY = "libtvc_ops"
+# The number of the first field of ONNX's message, the version of its format. The others are archives, which begin with PK.
+_ONNX_BEGINS = b"\x08"
+LOAD_FIRST = f'the ops of tvc are in {LIBRARY}; load it first: torch.ops.load_library(".../{LIBRARY}.so")'
 #: Counts up when a reader of before would misunderstand a file.
 FILE_VERSION = 1
 
@@ -60,10 +63,18 @@ def read(path: Path) -> tuple[str, dict[str, Any] | None]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: it is an ONNX file, and onnx is not installed.
         ValueError: it is of no format that :func:`export` writes, is damaged, or is of a newer version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    with path.open("rb") as stream:
+        first = stream.read(1)
+    if first == _ONNX_BEGINS:
+        from .onnx import metadata_of  # which imports this module for what it writes
+
+        said = metadata_of(path)
+        return "onnx", None if said is None else parse(path, said)
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

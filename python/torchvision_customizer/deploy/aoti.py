@@ -14,8 +14,8 @@ from . import _metadata
 from .exported_program import ops_in, program_of
 from .formats import ExportOptions, Format
 
-# What checks its inputs (AOTI_RUNTIME_CHECK_INPUTS=1) would else refuse a batch of 1: torch.export has it that a size that changes
-# is 2 or more, and the code is right for 1 all the same.
+# What checks its inputs (AOTI_RUNTIME_CHECK_INPUTS=1) would else refuse a batch of 1: torch.export has it that a size that may
+# change is 2 or more, and the code is right for 1 all the same.
 _CONFIG = {"aot_inductor.check_lowerbound": False}
 
 

@@ -28,8 +28,15 @@ def write(model: nn.Module, path: Path, example: Tensor, options: ExportOptions)
     """
     program = program_of(model, example, options)
     ops = ops_in(program)
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "tvc":
+            # torch shows it where the op is missing, and has no other place for a word of ours.
+            node.meta["stack_trace"] = _metadata.LOAD_FIRST
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={_metadata.NAME: _metadata.describe("pt2", example, ops, options)})
+    with warnings.catch_warnings():
+        # torch misses a tensor that is its memory in one row where weights are channels_last, and takes them all the same.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group", category=UserWarning)
+        torch.export.save(program, buffer, extra_files={_metadata.NAME: _metadata.describe("pt2", example, ops, options)})
     path.write_bytes(buffer.getbuffer())
     return ops
 
@@ -58,12 +65,13 @@ def program_of(model: nn.Module, example: Tensor, options: ExportOptions) -> Exp
 
 def portable(program: ExportedProgram) -> ExportedProgram:
     """The program with the reference of each ``tvc`` op, in plain aten, in the place of its call."""
-    if not ops_in(program):
+    called = {op.overload: op.reference for op in OPS.values() if f"tvc::{op.name}" in ops_in(program)}
+    if not called:
         return program
     with warnings.catch_warnings():
         # Of torch 2.13 about itself.
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
-        return program.run_decompositions({op.overload: op.reference for op in OPS.values()})
+        return program.run_decompositions(called)
 
 
 def ops_in(program: ExportedProgram) -> tuple[str, ...]:

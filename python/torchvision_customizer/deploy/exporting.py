@@ -15,15 +15,18 @@ from torch import Tensor, nn
 
 from ..errors import nearest
 from ..fusion import fuse
-from . import aoti, exported_program, torchscript
+from . import aoti, exported_program, onnx, torchscript
 from .formats import ExportOptions, Format
 from .known import known_classes, known_preprocessing
+from .limits import why_not
 from .preprocessing import Preprocessing
 from .verification import VerifyReport, compare, native_libraries
 from .verification_inputs import in_form, inputs_for, is_channels_last, like_example
 
 #: What :func:`export` can write, by name.
-FORMATS: dict[str, Format] = {format.name: format for format in (torchscript.FORMAT, exported_program.FORMAT, aoti.FORMAT)}
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (torchscript.FORMAT, exported_program.FORMAT, aoti.FORMAT, onnx.FORMAT)
+}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
@@ -106,9 +109,10 @@ def export(
         What was written, what a process must load first, and the verification.
 
     Raises:
-        ValueError: an unknown format, type or option; or an option that the format does not take; or the model does not take
+        ValueError: an unknown format or type; an option or a file name that the format does not take; the model does not take
             the example, or has not as many outputs as there are classes.
-        FileNotFoundError, IsADirectoryError, OSError: the path cannot be written.
+        OSError: the path cannot be written: there is no such folder (FileNotFoundError), it is one (IsADirectoryError), it may
+            not be written (PermissionError), the disk is full.
         RuntimeError: the model cannot be had in this format; or it calls ``tvc`` ops, and the native library is not in use.
         VerificationError: the file gives other numbers, or does not run; it is not kept.
     """
@@ -116,7 +120,7 @@ def export(
         raise ValueError(f"export: format must be one of {', '.join(FORMATS)}, got '{format}'{nearest(format, FORMATS)}")
     kind = FORMATS[format]
     _check_taken(kind, {"dynamic_batch": dynamic_batch is not True, "opset": opset is not None})
-    path = _checked(Path(path))
+    path = _checked(Path(path), kind)
     example, dtype = like_example(model, example_input), _dtype_of(dtype)
     channels_last = channels_last or is_channels_last(example)
     if channels_last and example.dim() != 4:
@@ -133,18 +137,21 @@ def export(
         preprocessing=known_preprocessing(model) if isinstance(preprocessing, EllipsisType) else preprocessing,
         classes=_classes_of(model, eager, example, classes),
     )
+    if (reason := why_not(model, format, options.fused)) is not None:
+        mode = "fused" if options.fused else "portable"
+        raise RuntimeError(f"export: {type(model).__name__} cannot be had as {mode} {format}: {reason}")
     written = eager
     if fold_norms:
         written = copy.deepcopy(eager)
         fuse(written, inference=True, example_input=example)
     # In the same folder, so that taking its place is one step for whoever looks at it.
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = path.parent / f".{uuid.uuid4().hex[:8]}-{path.name}"
     try:
         try:
             temporary.touch(exist_ok=False)
             ops = kind.write(written, temporary, example, options)
         except OSError as error:
-            raise type(error)(error.errno, f"export: cannot write {path}: {error.strerror}") from error
+            raise type(error)(f"export: cannot write {path}: {error.strerror or error}") from error
         libraries = native_libraries(ops, example.device, "export")
         found = compare(temporary, path, format, eager, inputs_for(example, options), libraries) if verify else None
         size = temporary.stat().st_size
@@ -161,11 +168,15 @@ def _check_taken(kind: Format, given: dict[str, bool]) -> None:
             raise ValueError(f"export: {option} is not an option of {kind.name}; the formats that take it: {takers}")
 
 
-def _checked(path: Path) -> Path:
+def _checked(path: Path, kind: Format) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"export: {path} is a folder; name a file in it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"export: there is no folder {path.parent}")
+    if not path.name.endswith(kind.suffix):
+        raise ValueError(
+            f"export: torch loads a file of format {kind.name} by a name that ends in {kind.suffix}, got {path.name}"
+        )
     return path
 
 

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from .preprocessing import Preprocessing
 
+#: The options that not every format takes.
+OPTIONS = frozenset({"dynamic_batch", "opset"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -40,16 +43,16 @@ class Format:
 
     Attributes:
         name: what ``export(format=…)`` calls it.
-        suffix: the usual end of a file's name.
+        suffix: the end that a file's name must have, where what loads it asks for one.
         fused: whether the ops are kept when nothing is said.
-        options: names of the options that it takes besides those that every format takes.
+        options: those of :data:`OPTIONS` that it takes.
         write: writes a model, which is in eval mode and nobody else's, to a path, given an example input and the options, and
             returns the ``tvc`` ops the file calls. It raises OSError where the path cannot be written, and RuntimeError where
             the model cannot be had in this format.
     """
 
     name: str
-    suffix: str
     fused: bool
-    options: frozenset[str] = frozenset()
     write: Callable[[nn.Module, Path, Tensor, ExportOptions], tuple[str, ...]]
+    suffix: str = ""
+    options: frozenset[str] = frozenset()

@@ -29,7 +29,7 @@ def write(model: nn.Module, path: Path, example: Tensor, options: ExportOptions)
     """
     with _quiet():
         try:
-            scripted = torch.jit.script(model)
+            scripted: torch.jit.ScriptModule = torch.jit.script(model)
         except (RuntimeError, torch.jit.frontend.FrontendError) as error:
             raise RuntimeError(f"export: TorchScript cannot compile {type(model).__name__}: {error}") from error
         if not options.fused and ops_in(scripted):
@@ -55,8 +55,10 @@ def portable(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """
     buffer = io.BytesIO()
     torch.jit.save(scripted, buffer)
-    unit = torch._C.CompilationUnit()
-    copied = torch._C.import_ir_module_from_buffer(unit, buffer.getvalue(), None, {}, False)
+    # torch.jit.load, which keeps the unit of all functions to itself. The stubs of torch know neither as it is.
+    bindings: Any = torch._C
+    unit = bindings.CompilationUnit()
+    copied = bindings.import_ir_module_from_buffer(unit, buffer.getvalue(), None, {}, False)
     formulas: dict[str, Any] = {}
     for function in unit.get_functions():  # methods, too
         _decompose(function.graph, formulas)
@@ -71,6 +73,9 @@ def _decompose(graph: Any, formulas: dict[str, Any]) -> None:
             formula = _formula(op.name.strip("_") if in_place else op.name, formulas)
             with graph.insert_point_guard(call):
                 results = graph.insertGraph(formula, list(call.inputs()))
+                if call.outputsSize() > 1:
+                    unpacked = graph.insertNode(graph.create("prim::TupleUnpack", results, call.outputsSize()))
+                    results = list(unpacked.outputs())
                 if in_place:
                     no_block = graph.insertConstant(False)
                     graph.insertNode(graph.create("aten::copy_", [next(call.inputs()), results[0], no_block], 1))
@@ -97,4 +102,4 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-FORMAT = Format(name="torchscript", suffix=".pt", fused=True, write=write)
+FORMAT = Format(name="torchscript", fused=True, write=write)

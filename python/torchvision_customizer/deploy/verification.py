@@ -1,33 +1,35 @@
-"""Prove that an exported file gives the numbers of the model it was made from, in a process that has only torch."""
+"""Prove that an exported file gives the numbers of its model, in a process that has only torch, or only onnxruntime."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import OPS, native_status
-from . import _fresh_process, _metadata
+from . import _fresh_onnx, _fresh_process, _metadata
 from ._fresh_process import tensors
+from .onnx_translation import need
 from .verification_inputs import in_form, inputs_for, is_channels_last, like_example
 
 #: The largest difference allowed, as a share of the largest absolute value of the eager output: some roundings of each type.
 #: A fused TorchScript file or exported program runs the kernels of eager, and comes much nearer; portable files, Inductor and
 #: onnxruntime add in another order, and Inductor and onnxruntime round half types less often.
-TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 _RUNS = 3
-_FORBIDDEN = ("torchvision_customizer", "torchvision")
 
 
 class VerificationError(RuntimeError):
@@ -149,7 +151,8 @@ def verify(
     else:
         batches = (("given", x) for x in ([inputs] if isinstance(inputs, Tensor) else inputs))
     # A file that says nothing about itself may need the ops: load them where they are to be had.
-    ops = tuple(OPS) if metadata is None and native_status().cpu_loaded else (metadata or {"ops": ()})["ops"]
+    unknown = metadata is None and format != "onnx" and native_status().cpu_loaded
+    ops = tuple(OPS) if unknown else (metadata or {"ops": ()})["ops"]
     libraries = native_libraries(ops, example.device, path.name)
     eager = in_form(model, dtype, options.channels_last)
     return compare(path, path, format, eager, batches, libraries, timeout)
@@ -195,7 +198,8 @@ def native_libraries(ops: Sequence[str], device: torch.device, place: str) -> tu
     if not status.cpu_loaded or status.library_path is None:
         raise RuntimeError(
             f"{place}: the model calls {', '.join(ops)}, which a process without torchvision_customizer finds only in "
-            f"libtvc_ops, and that is not in use here: {status.cpu_reason}"
+            f'libtvc_ops, by torch.ops.load_library(".../libtvc_ops.so"), and that is not in use here: {status.cpu_reason}; '
+            "a file exported with fused=False does not call them"
         )
     libraries = [status.library_path]
     if device.type == "cuda" and status.cuda_loaded and status.cuda_library_path is not None:
@@ -217,11 +221,78 @@ def _largest_difference(expected: list[Tensor], results: Sequence[list[Tensor]])
     return max(pairs, key=lambda pair: pair[0] - pair[1] if pair[0] <= pair[1] else float("inf"), default=(0.0, 0.0))
 
 
+def _send_tensors(batches: Sequence[Tensor], path: Path, name: str) -> None:
+    torch.save([x.cpu() for x in batches], path)
+
+
+def _receive_tensors(path: Path, count: int) -> list[list[list[Tensor]]]:
+    return torch.load(path, weights_only=True)
+
+
+def _send_arrays(batches: Sequence[Tensor], path: Path, name: str) -> None:
+    import numpy
+
+    if batches[0].dtype == torch.bfloat16:
+        raise VerificationError(f"{name} cannot be verified: numpy, which onnxruntime takes its input from, has no bfloat16")
+    with path.open("wb") as stream:
+        arrays: Any = {str(index): x.cpu().numpy() for index, x in enumerate(batches)}
+        numpy.savez(stream, **arrays)
+
+
+def _receive_arrays(path: Path, count: int) -> list[list[list[Tensor]]]:
+    import numpy
+
+    found: list[list[list[Tensor]]] = [[[], []] for _ in range(count)]
+    with numpy.load(path) as arrays:
+        for key in arrays.files:  # in the order they were written
+            index, run, _ = map(int, key.split())
+            found[index][run].append(torch.from_numpy(arrays[key]))
+    return found
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A kind of fresh process.
+
+    Attributes:
+        script: the module that it runs.
+        packages: what it imports.
+        forbidden: what it must not have imported by the end.
+        send: writes inputs for it; an error begins with the name that is given.
+        receive: reads what it has returned for a number of inputs: for each the outputs of its first and last run.
+    """
+
+    script: ModuleType
+    packages: tuple[str, ...]
+    forbidden: tuple[str, ...]
+    send: Callable[[Sequence[Tensor], Path, str], None]
+    receive: Callable[[Path, int], list[list[list[Tensor]]]]
+
+
+_TORCH = _Process(_fresh_process, ("torch",), ("torchvision_customizer", "torchvision"), _send_tensors, _receive_tensors)
+#: By format; the others need torch.
+_PROCESSES = {
+    "onnx": _Process(_fresh_onnx, ("onnxruntime", "numpy"), (*_TORCH.forbidden, "torch"), _send_arrays, _receive_arrays)
+}
+
+
+def _folders(packages: Sequence[str], name: str) -> list[str]:
+    """Where packages are installed, for a process that sees neither PYTHONPATH nor a user's folder."""
+    folders = []
+    for package in packages:
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            need(package, name)  # raises what to install
+            raise ImportError(f"{name}: {package} is installed in a way that has no folder")
+        folders.append(str(Path(found.origin).parent.parent))
+    return list(dict.fromkeys(folders))
+
+
 def _run_fresh(
     file: Path, name: str, format: str, libraries: Sequence[Path], batches: Sequence[Tensor], folder: Path, timeout: float
 ) -> tuple[dict[str, Any], list[list[list[Tensor]]]]:
     """Run the file in a process of its own: what that printed, and for each batch the outputs of its first and last run."""
-    sent, returned = folder / "inputs.pt", folder / "outputs.pt"
+    fresh, sent, returned = _PROCESSES.get(format, _TORCH), folder / "inputs", folder / "outputs.npz"
     job = {
         "file": str(file.resolve()),
         "format": format,
@@ -231,12 +302,12 @@ def _run_fresh(
         "runs": _RUNS,
         "inputs": str(sent),
         "outputs": str(returned),
-        "torch_folder": str(Path(torch.__file__).parent.parent),
-        "forbidden": _FORBIDDEN,
+        "folders": _folders(fresh.packages, name),
+        "forbidden": fresh.forbidden,
     }
-    torch.save([x.cpu() for x in batches], sent)
+    fresh.send(batches, sent, name)
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-I", "-W", "ignore::DeprecationWarning", str(Path(_fresh_process.__file__).resolve())]
+    command = [sys.executable, "-I", "-W", "ignore::DeprecationWarning", str(Path(str(fresh.script.__file__)).resolve())]
     try:
         done = subprocess.run(
             [*command, str(folder / "job.json")],
@@ -254,15 +325,19 @@ def _run_fresh(
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if found["foreign"]:
         raise VerificationError(f"{name} made the fresh process import {', '.join(found['foreign'])}")
-    return found, torch.load(returned, weights_only=True)
+    return found, fresh.receive(returned, len(batches))
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     """What a process died of: the first line of its last exception, or its exit code."""
     lines = done.stderr.strip().splitlines()
-    errors = [line for line in lines if line and not line[0].isspace() and "Error" in line.split(":")[0]]
+    errors = [line for line in lines if line and not line[0].isspace() and _is_exception(line.split(":")[0])]
     if not errors:
         return f"exit code {done.returncode}; {lines[-1] if lines else 'it printed nothing'}"
     following = lines[lines.index(errors[-1]) + 1 :]
     detail = next((line.strip() for line in following if line.strip()), "")
     return f"{errors[-1].strip()} {detail}".strip()
+
+
+def _is_exception(name: str) -> bool:
+    return "Error" in name or name.startswith("onnxruntime.")  # whose exceptions are called Fail, InvalidGraph and the like

@@ -47,6 +47,14 @@ def fuse(model: nn.Module, inference: bool = False, example_input: Tensor | None
 
     Raises:
         ValueError: the model does not take ``example_input``, or with ``inference`` is in training mode. It is unchanged.
+
+    Examples:
+        >>> import torchvision_customizer as tvc
+        >>> model = tvc.Template.resnet(layers=18).add_attention("se").build(num_classes=2).eval()
+        >>> report = tvc.fuse(model, inference=True)
+        >>> print(report.summary())
+        fused 8 tails, folded 20 norms
+        >>> model = tvc.unfuse(model)
     """
     if inference and model.training:
         raise ValueError("fuse: inference=True needs a model in evaluation mode, where norms are fixed; call model.eval()")

@@ -1,5 +1,7 @@
 """Torchvision models, patched: ``plan``, ``apply``, ``unpatch``, and a builder that does all of it."""
 
+from typing import Any
+
 from .applying import apply, unpatch
 from .builder import HybridBuilder, create_hybrid
 from .calibration import calibrate
@@ -45,3 +47,12 @@ __all__ = [
     "unfreeze_model",
     "unpatch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Where version 2.1 had them."""
+    if name in ("Trainer", "TrainingMetrics", "quick_train"):
+        from .. import train
+
+        return getattr(train, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

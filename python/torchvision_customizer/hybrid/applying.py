@@ -120,6 +120,16 @@ def unpatch(model: nn.Module) -> nn.Module:
 
     Raises:
         PatchError: the model is not a ``HybridModel``.
+
+    Examples:
+        >>> import torchvision_customizer as tvc
+        >>> model = tvc.Template.resnet(layers=18).build(num_classes=2)
+        >>> before = list(model.state_dict())
+        >>> patched = tvc.apply(tvc.plan(model, {"layer4": {"inject": "eca"}}))
+        >>> len(patched.state_dict()) - len(before)
+        2
+        >>> list(tvc.unpatch(patched).state_dict()) == before
+        True
     """
     if not isinstance(model, HybridModel):
         raise PatchError(f"{type(model).__name__} has not been patched")

@@ -99,7 +99,9 @@ def extract_tiers(model: nn.Module, backbone_name: str | None = None, *, example
     ReLU and pool, a ViT's class token) is in none of them. ``model.get_stage_outputs`` of a ``HybridModel`` runs all of it.
 
     Args:
-        model, backbone_name, example_input: as of ``get_backbone_info``.
+        model: as of ``get_backbone_info``.
+        backbone_name: likewise.
+        example_input: likewise.
 
     Returns:
         ``stem``, a sequence of modules; ``stages``, a list of modules, each of one stage; ``head``, a sequence; and ``info``,

@@ -116,13 +116,10 @@ class HybridModel(Extension):
     def explain(self) -> str:
         """The model stage by stage, and what was changed in each."""
         state, anatomy = self._hybrid_state, _anatomy(self)
-        parts = [("stem", anatomy.stem, "")]
-        parts += [(f"stage {number}", stage.paths, str(stage)) for number, stage in enumerate(anatomy.stages)]
-        parts += [("head", anatomy.head, "")]
         lines = [f"{state.backbone_name or type(self).__name__}: {self.count_parameters():,} parameters"]
-        for name, paths, text in parts:
+        for name, paths, stage in anatomy.parts:
             parameters = {p: p.numel() for path in paths for p in self.get_submodule(path).parameters()}
-            lines.append(f"  {name:<8} {sum(parameters.values()):>12,}  {text or ', '.join(paths)}")
+            lines.append(f"  {name:<8} {sum(parameters.values()):>12,}  {stage or ', '.join(paths)}")
             lines += [f"    + {edit}" for edit in state.edits if any(f"{edit.path}.".startswith(f"{path}.") for path in paths)]
         if state.head is not None:
             lines.append(f"    + {state.head}")

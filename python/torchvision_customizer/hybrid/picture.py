@@ -117,15 +117,10 @@ def draw(model: HybridModel, path: str | os.PathLike[str]) -> Path:
 
 def _columns(model: HybridModel) -> list[_Column]:
     anatomy = anatomy_of(model, model._hybrid_state.input_shape)
-    parts = [("stem", "", anatomy.stem)]
-    for number, stage in enumerate(anatomy.stages):
-        stride = f", stride {stage.stride}" if stage.stride else ""
-        parts.append((f"stage {number}", f"{stage.channels} channels{stride}", stage.paths))
-    parts.append(("head", "", anatomy.head))
-    new = {path: path.rpartition(".")[2] for path in new_modules(model)}
-    new |= {edit.child_path: edit.block for edit in model._hybrid_state.edits}
+    new = new_modules(model)
     found = []
-    for title, channels, paths in parts:
+    for title, paths, stage in anatomy.parts:
+        channels = "" if stage is None else str(stage).rpartition(": ")[2]
         parameters = {p: p.numel() for path in paths for p in model.get_submodule(path).parameters()}
         size = f"{sum(parameters.values()):,} parameters"
         rows = tuple(row for path in paths for row in _rows(path, model.get_submodule(path), new))

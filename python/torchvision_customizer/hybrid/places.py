@@ -18,6 +18,7 @@ from .opened import OpenedBlock, original_class
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
+_UNTRACEABLE = (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError)
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 
 
@@ -70,7 +71,7 @@ def graph_of(block: nn.Module) -> fx.Graph:
     try:
         graph, reads_mode = _trace(block, training=False)
         differs = reads_mode and str(_trace(block, training=True)[0]) != str(graph)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+    except _UNTRACEABLE as error:
         raise NoPlace(f"cannot be opened: {str(error).splitlines()[0]}") from error
     if differs:
         raise NoPlace("cannot be opened: its forward reads self.training")
@@ -79,6 +80,17 @@ def graph_of(block: nn.Module) -> fx.Graph:
         if parameter.default is None and not _does_the_same_without(block, graph, name):
             raise NoPlace(f"cannot be opened: its forward does something else where '{name}' is given")
     return graph
+
+
+def graph_as_it_runs(block: nn.Module) -> fx.Graph | None:
+    """The graph of a block in its present mode, to be looked at; None where its forward cannot be written as one.
+
+    Unlike that of ``graph_of`` it may be of what does something else in training, as GoogLeNet with its auxiliary heads does.
+    """
+    try:
+        return _trace(block, block.training)[0]
+    except (*_UNTRACEABLE, AttributeError, AssertionError, LookupError):
+        return None
 
 
 def _trace(block: nn.Module, training: bool) -> tuple[fx.Graph, bool]:
@@ -108,7 +120,7 @@ def _shallow_copy(block: nn.Module) -> nn.Module:
 def _does_the_same_without(block: nn.Module, graph: fx.Graph, argument: str) -> bool:
     try:
         without = BlockTracer(frozenset((argument,))).trace(_shallow_copy(block))
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, AssertionError):
+    except (*_UNTRACEABLE, AttributeError, AssertionError):
         return False
 
     def steps(graph: fx.Graph) -> list[tuple[Any, ...]]:
@@ -237,12 +249,8 @@ def _changes_in_place(block: nn.Module, user: fx.Node, value: fx.Node) -> bool:
     return user.target in _IN_PLACE or bool(user.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
 
 
-def places_of(block: nn.Module) -> tuple[str, ...]:
-    """What ``at`` can be for a block: one that adds a residual branch, or concatenates; nothing for any other module."""
-    try:
-        graph = graph_of(block)
-    except NoPlace:
-        return ()
+def places_in(block: nn.Module, graph: fx.Graph) -> tuple[str, ...]:
+    """What ``at`` can be for a block of this graph: one that adds a residual branch, or concatenates; nothing for any other."""
     residual = len(residual_edges(block, graph))
     if not residual and not concatenates(graph):
         return ()

@@ -76,6 +76,13 @@ def plan(model: nn.Module, patches: Mapping[str, Any], *, example_input: Tensor 
     Raises:
         PatchError: a target matches nothing or offers no place, a block or an option is unknown, or a block does not fit;
             the message names the place in the patches and the nearest name.
+
+    Examples:
+        >>> import torchvision_customizer as tvc
+        >>> model = tvc.Template.resnet(layers=18).build(num_classes=2)
+        >>> print(tvc.plan(model, {"layer4.1": {"inject": {"type": "se", "params": {"reduction": 8}}}}))
+        ResNet: 1 new module, 66,112 parameters
+          layer4.1.se: se(channels=512, init=identity, reduction=8) at residual, after bn2, 66,112 parameters
     """
     from ..fusion.fusing import is_fused  # it imports this package
 

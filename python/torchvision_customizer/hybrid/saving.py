@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .model import HybridModel
 
 RECIPE, WEIGHTS, VERSIONS = "recipe.yaml", "model.safetensors", "versions.json"
+BEST = "best"  # in the folder that Trainer.fit writes, the checkpoint of the best epoch
 _OWN_NAME = "torchvision-customizer"
 
 
@@ -66,7 +67,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _composed_recipe(model: VisionModel) -> dict[str, Any]:
+def composed_recipe(model: VisionModel) -> dict[str, Any]:
     """What a composed model is made of, as plain values."""
     from ..recipe.builder import ABOUT
 
@@ -139,16 +140,13 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
         raise FileExistsError(f"{target} exists and is no saved model, or has other files, too; name another folder")
     if is_fused(model):
         model = cast("HybridModel | VisionModel", unfuse(copy.deepcopy(model)))
-    recipe = recipe_of(model) if isinstance(model, HybridModel) else _composed_recipe(model)
+    recipe = any_recipe_of(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     draft, former = scratch / "new", scratch / "former"
     try:
         draft.mkdir()
-        (draft / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-        save_file(_storable(_own(model)), draft / WEIGHTS)
-        versions = {**_versions(), "sha256": _sha256(draft / WEIGHTS)}
-        (draft / VERSIONS).write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
+        write_files(draft, recipe, own_tensors(model))
         if target.exists():
             target.rename(former)
         try:
@@ -160,6 +158,25 @@ def save(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def any_recipe_of(model: nn.Module) -> dict[str, Any] | None:
+    """What a hybrid or composed model is made of, as plain values; None for any other model."""
+    from ..compose import VisionModel
+    from .model import HybridModel
+
+    if isinstance(model, HybridModel):
+        return recipe_of(model)
+    return composed_recipe(model) if isinstance(model, VisionModel) else None
+
+
+def write_files(folder: Path, recipe: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> None:
+    """Write what a saved model is into a folder that is there; without a recipe, weights and versions alone."""
+    if recipe is not None:
+        (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    save_file(_storable(tensors), folder / WEIGHTS)
+    versions = {**_versions(), "sha256": _sha256(folder / WEIGHTS)}
+    (folder / VERSIONS).write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_replaceable(target: Path) -> bool:
@@ -183,7 +200,7 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _own(model: nn.Module) -> dict[str, Tensor]:
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The state dict without second names of the same tensor, which safetensors does not store."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -202,13 +219,13 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> H
         model: the unpatched original, where it is of neither torchvision, timm nor a template; a copy of it is patched.
 
     Returns:
-        The model in evaluation mode, with the weights of the folder.
+        The model in evaluation mode, with the weights of the folder; of a folder that ``Trainer.fit`` has written, the best.
 
     Raises:
         WeightsError: the folder is none, a file of it is missing or damaged, or its weights do not fit its recipe.
         PatchError, ValueError: the recipe's patches or head do not fit the backbone.
     """
-    folder = Path(directory).expanduser()
+    folder = model_folder(directory)
     for name in (RECIPE, WEIGHTS, VERSIONS):
         if not (folder / name).is_file():
             raise WeightsError(f"{folder} is not a saved model: it has no {name}")
@@ -220,7 +237,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> H
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     made = _make(folder, recipe, model)
-    own = _own(made)
+    own = own_tensors(made)
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     misfits = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
     for what, names in (("lacks", missing), ("also has", unknown), ("has another shape of", misfits)):
@@ -232,6 +249,12 @@ def load(directory: str | os.PathLike[str], model: nn.Module | None = None) -> H
             tensor.data = tensor.data.to(tensors[key].dtype)
             tensor.copy_(tensors[key])
     return made.eval()
+
+
+def model_folder(directory: str | os.PathLike[str]) -> Path:
+    """The folder of a saved model: the one that is named, or the best in one that ``Trainer.fit`` has written."""
+    folder = Path(directory).expanduser()
+    return folder / BEST if not (folder / RECIPE).exists() and (folder / BEST / RECIPE).is_file() else folder
 
 
 def _make(folder: Path, recipe: AnyRecipe, model: nn.Module | None) -> HybridModel | VisionModel:

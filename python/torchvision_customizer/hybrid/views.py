@@ -50,6 +50,12 @@ class Anatomy:
     stages: tuple[Stage, ...]
     head: tuple[str, ...]
 
+    @property
+    def parts(self) -> tuple[tuple[str, tuple[str, ...], Stage | None], ...]:
+        """Stem, stages and head in order: what each is called, its paths, and the stage that it is."""
+        stages = [(f"stage {number}", stage.paths, stage) for number, stage in enumerate(self.stages)]
+        return ("stem", self.stem, None), *stages, ("head", self.head, None)
+
 
 @dataclass(frozen=True)
 class _Unit:

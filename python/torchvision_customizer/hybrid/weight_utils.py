@@ -124,6 +124,14 @@ def partial_load(
     Raises:
         WeightsError: nothing fits at all, or not all of what has to; or a file cannot be read. The model is untouched.
         ValueError: an unknown ``init_new_layers``.
+
+    Examples:
+        >>> from torch import nn
+        >>> from torchvision_customizer import partial_load
+        >>> old, new = (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, classes)) for classes in (2, 3))
+        >>> report = partial_load(new, old.state_dict(), verbose=False)
+        >>> report.total_loaded, report.total_skipped
+        (2, 2)
     """
     how = "keep" if init_new_layers is None else init_new_layers
     if how not in INITS:

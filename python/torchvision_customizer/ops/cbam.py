@@ -187,7 +187,7 @@ def apply_reference(x: Tensor, scale: Tensor, logits: Tensor, gate: str, residua
     x = dense(x)
     out = x.to(scale.dtype) * per_channel(scale, x) * gate_of(logits.to(scale.dtype), gate)
     if residual is not None:
-        out += residual
+        out = out + residual
     return _like(activate(out, post), x)
 
 
@@ -582,6 +582,14 @@ def cbam(
         NotImplementedError: ``inplace`` where a gradient is asked for.
 
     Source: https://arxiv.org/abs/1807.06521
+
+    Examples:
+        >>> import torch
+        >>> from torchvision_customizer import ops
+        >>> x, w1, w2 = torch.randn(2, 8, 5, 5), torch.zeros(2, 8), torch.zeros(8, 2)
+        >>> out = ops.cbam(x, w1, None, w2, None, torch.zeros(1, 2, 7, 7), None, gate="two_sigmoid")
+        >>> torch.equal(out, x)
+        True
     """
     if inplace:
         torch.ops.tvc._cbam_(x, w1, b1, w2, b2, spatial_weight, spatial_bias, act, gate, residual, post)

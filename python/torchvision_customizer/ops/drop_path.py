@@ -144,6 +144,14 @@ def drop_path(
         NotImplementedError: ``inplace`` where a gradient is asked for.
 
     Source: https://arxiv.org/abs/1603.09382
+
+    Examples:
+        >>> import torch
+        >>> from torchvision_customizer import ops
+        >>> x = torch.ones(2, 1, 1, 2)
+        >>> ops.drop_path(x, torch.tensor([0.0, 2.0]), residual=x, post="relu").flatten(1)
+        tensor([[1., 1.],
+                [3., 3.]])
     """
     if inplace:
         torch.ops.tvc._drop_path_(x, mask, residual, post)

@@ -62,7 +62,7 @@ def reference(x: Tensor, weight: Tensor, gate: str, residual: Tensor | None, pos
     scale = gate_of(_over_channels(spatial_mean(x), weight), gate)
     out = x * per_channel(scale.to(x.dtype), x)
     if residual is not None:
-        out += residual
+        out = out + residual
     return activate(out, post)
 
 
@@ -195,6 +195,13 @@ def eca(
         NotImplementedError: ``inplace`` where a gradient is asked for.
 
     Source: https://arxiv.org/abs/1910.03151
+
+    Examples:
+        >>> import torch
+        >>> from torchvision_customizer import ops
+        >>> x = torch.randn(2, 8, 5, 5)
+        >>> torch.equal(ops.eca(x, torch.zeros(3), gate="two_sigmoid", post="relu"), x.relu())
+        True
     """
     if inplace:
         torch.ops.tvc._eca_(x, weight, gate, residual, post)

@@ -116,5 +116,12 @@ def gem_pool(x: Tensor, p: Tensor, eps: float = 1e-6) -> Tensor:
         RuntimeError: an argument has a wrong shape, type, device or value; the message names it.
 
     Source: https://arxiv.org/abs/1711.02512
+
+    Examples:
+        >>> import torch
+        >>> from torchvision_customizer import ops
+        >>> x = torch.rand(2, 8, 5, 5)
+        >>> torch.allclose(ops.gem_pool(x, torch.ones(1)), x.mean((2, 3)))
+        True
     """
     return torch.ops.tvc.gem_pool(x, p, eps)

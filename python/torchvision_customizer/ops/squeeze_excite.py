@@ -90,7 +90,7 @@ def reference(
     scale = gate_of(_linear(hidden, w2, b2), gate)
     out = x * per_channel(scale.to(x.dtype), x)
     if residual is not None:
-        out += residual
+        out = out + residual
     return activate(out, post)
 
 
@@ -256,6 +256,14 @@ def squeeze_excite(
         NotImplementedError: ``inplace`` where a gradient is asked for.
 
     Source: https://arxiv.org/abs/1709.01507
+
+    Examples:
+        >>> import torch
+        >>> from torchvision_customizer import ops
+        >>> x = torch.randn(2, 8, 5, 5)
+        >>> out = ops.squeeze_excite(x, torch.zeros(2, 8), None, torch.zeros(8, 2), None, gate="two_sigmoid")
+        >>> torch.equal(out, x)
+        True
     """
     if inplace:
         torch.ops.tvc._squeeze_excite_(x, w1, b1, w2, b2, act, gate, residual, post)

@@ -37,6 +37,12 @@ def build_recipe(
     Raises:
         RecipeError: something in the recipe is wrong.
         PatchError, WeightsError, ValueError: a patch, weights or a stage that do not fit what is there.
+
+    Examples:
+        >>> from torchvision_customizer import Recipe, build_recipe
+        >>> recipe = Recipe(stem="conv(8, k=3)", stages=["mbconv+drop_path(16) x 2 | downsample"], head="linear(10)")
+        >>> build_recipe(recipe).count_parameters()
+        5272
     """
     return build_config(recipe_of(recipe).config, weights)
 

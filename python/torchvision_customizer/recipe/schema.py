@@ -206,13 +206,27 @@ class Backbone(Section):
     patches: dict[str, Any] | list[dict[str, Any]] = Field({}, description="Targets, and the operations there.")
 
 
-class Training(Section):
-    """How the model is trained."""
+class DataOptions(Section):
+    """What is trained on."""
 
     dataset: str | None = Field(None, description="A classification set of torchvision, or a folder of images.")
     data_dir: str | None = Field(None, description="Where the data is.")
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
+    val_fraction: Probability | None = Field(None, description="Share of the training images that is held out for validation.")
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    augment: Annotated[
+        Literal["none", "basic", "randaugment", "trivialaugment"],
+        BeforeValidator(lambda value: ("none", "basic")[value] if isinstance(value, bool) else value),
+        WithJsonSchema({"enum": ["none", "basic", "randaugment", "trivialaugment", True, False]}),
+    ] = "basic"
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+
+
+class FitOptions(Section):
+    """What ``Trainer.fit`` does, and for how long."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 10
     accumulate: Count = Field(1, description="Batches to one step of the optimizer.")
     lr: Positive = Field(1e-3, description="Learning rate. Also `learning_rate`.")
     optimizer: str = Field("adam", description="A class of torch.optim; case does not count.")
@@ -228,24 +242,27 @@ class Training(Section):
     min_lr: NonNegative = 0.0
     label_smoothing: Probability = 0.0
     clip_grad_norm: Positive | None = None
-    freeze_backbone: bool = Field(False, description="Train the head and the new modules only.")
-    unfreeze_stages: Integers | None = Field(None, description="Stages of a frozen backbone that are trained, too.")
     gradual_unfreezing: Count | None = Field(None, description="Epochs after which one more stage is trained, last one first.")
-    augment: Annotated[
-        Literal["none", "basic", "randaugment", "trivialaugment"],
-        BeforeValidator(lambda value: ("none", "basic")[value] if isinstance(value, bool) else value),
-        WithJsonSchema({"enum": ["none", "basic", "randaugment", "trivialaugment", True, False]}),
-    ] = "basic"
-    mixup: NonNegative = 0.0
-    cutmix: NonNegative = 0.0
     ema: Probability | None = Field(None, description="Decay of a moving average of the weights.")
     early_stopping: Count | None = Field(None, description="Epochs without progress after which training stops.")
+
+
+class TrainerOptions(Section):
+    """How a ``Trainer`` runs a model."""
+
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
     fused: bool = True
+    sync_batch_norm: bool = Field(False, description="Batch norms over the images of all GPUs.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+
+
+class Training(TrainerOptions, FitOptions, DataOptions):
+    """How the model is trained."""
+
+    freeze_backbone: bool = Field(False, description="Train the head and the new modules only.")
+    unfreeze_stages: Integers | None = Field(None, description="Stages of a frozen backbone that are trained, too.")
 
 
 class Export(Section):
@@ -262,6 +279,10 @@ class Export(Section):
     verify: bool = True
     mean: list[float] | None = Field(None, min_length=1, description="Of the images, for the metadata of the file.")
     std: list[Positive] | None = Field(None, min_length=1)
+    resize: Side | None = Field(None, description="What the short side of an image becomes; by default as crop.")
+    crop: Side | None = Field(None, description="Height and width of what is cut out of it; by default those of input_shape.")
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
     classes: list[str] | None = None
 
 

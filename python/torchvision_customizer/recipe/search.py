@@ -70,6 +70,12 @@ def search_space(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str], ra
     Raises:
         RecipeError: an unknown field, with the nearest one, or a first value that it cannot have.
         ValueError: a range that is no list, tuple or range, or an empty one.
+
+    Examples:
+        >>> from torchvision_customizer import search_space
+        >>> space = search_space("mnist_net", {"head.dropout": [0.0, 0.2, 0.5]})
+        >>> len(space)
+        3
     """
     from .builder import recipe_of
 
