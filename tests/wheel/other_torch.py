@@ -72,6 +72,7 @@ def try_release(wheel: Path, torch: str, torchvision: str) -> tuple[str, bool]:
     """Installs, tries and tests one release; its row, and whether everything passed."""
     native = tuple(int(part) for part in torch.split(".")[:2]) >= NATIVE_SINCE
     start = time.monotonic()
+    commit = run("git", "rev-parse", "--short", "HEAD", cwd=ROOT).stdout.strip()
     with tempfile.TemporaryDirectory(prefix="other-torch-") as folder:
         place = Path(folder)
         free = shutil.disk_usage(place).free / 2**30
@@ -104,7 +105,6 @@ def try_release(wheel: Path, torch: str, torchvision: str) -> tuple[str, bool]:
     for done in (trial, tests):
         if done.returncode != 0:
             print(done.stdout[-20000:], done.stderr[-4000:])
-    commit = run("git", "rev-parse", "--short", "HEAD", cwd=ROOT).stdout.strip()
     cuda = "with" if any("libtvc_ops_cuda" in name for name in zipfile.ZipFile(wheel).namelist()) else "without"
     cells = [
         torch,
