@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -91,3 +92,10 @@ def test_every_public_name_of_ops_is_described() -> None:
     for name in ops.__all__:
         thing = getattr(ops, name)
         assert isinstance(thing, dict) or inspect.getdoc(thing)
+
+
+@pytest.mark.xdist_group("of this test")
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="there is one process, which has all groups")
+def test_groups_of_tests_stay_together(request: pytest.FixtureRequest) -> None:
+    """pytest 9.2 and pytest-xdist 3.8 did not, and said nothing: models were made in both processes."""
+    assert request.node.nodeid.endswith("@of this test")
