@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from torchvision_customizer.bench import machine
+from torchvision_customizer.bench.results import ModelCase
 from torchvision_customizer.bench.runs import Effort, merged, run_models, save
-from torchvision_customizer.bench.suite import ModelCase
 from torchvision_customizer.cli._model import as_hybrid
 from torchvision_customizer.recipe import Recipe, build_recipe
 

@@ -67,6 +67,7 @@ def test_a_library_model_is_compared_with_itself(tmp_path: Path) -> None:
     assert found.fused_places >= 8
 
 
+@pytest.mark.full
 def test_a_sweep_is_printed_by_axis(tmp_path: Path) -> None:
     result = tvc("benchmark", "--sweep", "--quick", "--rounds", "2", "--op", "eca", "--plot", str(tmp_path / "sweep.png"))
     assert result.exit_code == 0, result.output
@@ -79,6 +80,7 @@ def test_check_fails_where_less_was_reached(monkeypatch: pytest.MonkeyPatch) -> 
     assert tvc(*OPS, "--op", "squeeze_excite", "--dtype", "fp32", "--check").exit_code == 1
 
 
+@pytest.mark.full
 def test_the_whole_set_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small = Selection(("eca",), shapes=((32, 5, 5),), batches=(2,), dtypes=("fp32",), layouts=("channels_last",))
     monkeypatch.setattr(runs, "QUICK_SELECTION", small)

@@ -333,6 +333,7 @@ def shown() -> list[str]:
     return list(dict.fromkeys(block for block in blocks if "--cmake-dir" in block))
 
 
+@pytest.mark.full  # each builds its program anew
 @pytest.mark.parametrize("block", shown(), ids=lambda block: block.splitlines()[-1].split()[0].rpartition("/")[2])
 def test_what_the_readmes_show(
     tvc_run: Path, classify: Path, photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: str

@@ -99,6 +99,7 @@ def test_norms_folded(format: str, tmp_path: Path) -> None:
 
 
 @native
+@pytest.mark.full
 def test_verified_with_options(tmp_path: Path) -> None:
     """The copy that a file is compared with has its type and layout; also when it is verified later, from its metadata."""
     path, model = tmp_path / "model.pt2", with_se()

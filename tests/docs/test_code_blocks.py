@@ -28,9 +28,10 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
-from torchvision_customizer import ops
+from torchvision_customizer import ops, registry
 from torchvision_customizer._torchvision import models
 from torchvision_customizer.cli import main
+from torchvision_customizer.compose import patterns
 from torchvision_customizer.recipe import load_yaml_config
 
 ROOT = Path(__file__).parents[2]
@@ -134,8 +135,13 @@ def tiers() -> Iterator[object]:
 
 @pytest.fixture(autouse=True)
 def _a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an empty folder; what torchvision would download has random numbers, each time the same."""
+    """In an empty folder; what torchvision would download has random numbers, each time the same. What a page registers is
+    forgotten after it.
+    """
     monkeypatch.chdir(tmp_path)
+    registry.list()  # what is shipped is there
+    for module, table in ((registry, "_entries"), (registry, "_holders"), (patterns, "_patterns")):
+        monkeypatch.setattr(module, table, dict(getattr(module, table)))
 
     def random_tensors(self: models.WeightsEnum, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
         name = type(self).__name__.removesuffix("_Weights").lower()

@@ -193,6 +193,7 @@ def test_compiled_training_step(build):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=key)
 
 
+@pytest.mark.full  # test_fuse.py compiles one in the normal tier
 def test_compile_with_inductor():
     torch.manual_seed(0)
     one_block = torch.nn.Sequential(models.resnet.BasicBlock(16, 16))

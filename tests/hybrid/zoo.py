@@ -14,8 +14,8 @@ from torchvision_customizer.hybrid import apply, plan
 from torchvision_customizer.hybrid.backbones import find_family, list_backbones
 from torchvision_customizer.hybrid.model import note
 
-# Two of each family are tried in `make test`; the tracing of the second of three families, dozens of blocks, in the full tier.
-DEEP = ("convnext_small", "densenet161", "efficientnet_v2_s")
+# Two of each family are tried in `make test`; the tracing of these, the largest of them, in the full tier.
+DEEP = ("convnext_small", "densenet161", "efficientnet_v2_s", "maxvit_t", "swin_v2_t", "vit_b_32")
 USUAL = (
     *("alexnet", "convnext_small", "convnext_tiny", "densenet121", "densenet161", "efficientnet_b0", "efficientnet_v2_s"),
     *("googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mnasnet1_0", "mobilenet_v2", "mobilenet_v3_large"),

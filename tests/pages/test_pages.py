@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from models import NAMED, small, values_of
+from page_models import NAMED, small, values_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import NAMED, resnet50, small, values_of
+from page_models import NAMED, resnet50, small, values_of
 from torch import nn
 
 import torchvision_customizer as tvc

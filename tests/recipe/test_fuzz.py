@@ -32,7 +32,7 @@ DEFINITIONS = [
 ]
 
 bounded = settings(
-    deadline=1000, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    deadline=1000, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 
 

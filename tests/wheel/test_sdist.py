@@ -56,7 +56,10 @@ def test_a_wheel_from_it_without_a_compiler_works(unpacked: Path, tmp_path: Path
     package = {name.removeprefix("python/") for name in sources(ROOT) if name.startswith("python/")}
     recipes = {f"torchvision_customizer/{name}" for name in sources(ROOT) if name.startswith("recipes/")}
     assert {name for name in names if ".dist-info/" not in name} == package | recipes
+    # An editable installation is found before PYTHONPATH is looked at.
     code = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildRedirectingFinder"]
 import torchvision_customizer as tvc
 print(tvc.__file__, tvc.__version__, len(tvc.ops.OPS) > 0, tvc.ops.native_status().cpu_reason, sep="|")
 """
