@@ -152,21 +152,23 @@ def _step(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
     assert isinstance(model, nn.Module)
     # A rate so small that the model stays what it is, however often it is timed.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-8, momentum=0.9)
-    target = torch.arange(len(x), device=x.device)
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(x), target).backward()
+        _loss(model(x)).backward()
         optimizer.step()
 
     return step
 
 
+def _loss(logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device) % logits.size(1))
+
+
 def _memory(model: nn.Module, x: Tensor) -> Memory:
     parameters = list(model.parameters())
-    target = torch.arange(len(x), device=x.device)
     return memory_of(
-        lambda: F.cross_entropy(model(x), target),
+        lambda: _loss(model(x)),
         lambda loss: torch.autograd.grad(loss, parameters, allow_unused=True),
         parameters,
         x.device,
