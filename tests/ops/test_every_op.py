@@ -433,6 +433,8 @@ def test_functional_call_and_checkpoint(name: str) -> None:
         assert torch.equal(got, plain)
 
 
+# In the full tier: after three thousand others in one process it once did not end, in torch's own freeing of the group.
+@pytest.mark.full
 @pytest.mark.parametrize("name", [name for name in PUBLIC if set(sample_of(name).differentiable()) - {"x", "residual"}])
 def test_distributed_data_parallel(name: str, tmp_path: Any) -> None:
     if not torch.distributed.is_available():
