@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,16 +63,46 @@ def changes_option(command: F) -> F:
     )(command)
 
 
-def model_options(command: F) -> F:
-    """Give a command the options that name a model.
+@dataclass(frozen=True)
+class Named:
+    """How a model was named: the values of :func:`model_options`, which are the arguments of :func:`named_model`."""
 
-    They are the arguments of :func:`named_model`, under the same names: ``recipe``, ``changes``, ``backbone``, ``patch``,
-    ``weights`` and ``num_classes``.
-    """
+    recipe: str | None
+    changes: tuple[str, ...]
+    backbone: str | None
+    patch: tuple[str, ...]
+    weights: str | None
+    num_classes: int | None
+
+    def build(self, *, random_weights: bool = False) -> tuple[HybridModel | VisionModel, Recipe | None]:
+        """The model, and the recipe it is of; see :func:`named_model`."""
+        return named_model(
+            self.recipe,
+            self.changes,
+            self.backbone,
+            self.patch,
+            self.weights,
+            self.num_classes,
+            random_weights=random_weights,
+        )
+
+    def given(self) -> list[str]:
+        """The options that have a value, as they are typed."""
+        typed = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(self)} | {"changes": "--set"}
+        return [option for name, option in typed.items() if getattr(self, name) not in (None, ())]
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that name a model; it gets them as one argument ``named``, a :class:`Named`."""
+
+    @wraps(command)
+    def with_named(*args: Any, **values: Any) -> Any:
+        return command(*args, named=Named(**{field.name: values.pop(field.name) for field in fields(Named)}), **values)
+
     backbone = click.option(
         "--backbone", metavar="NAME", shell_complete=complete_backbones, help="A torchvision classifier; see list-backbones."
     )
-    return recipe_option(changes_option(backbone(build_options(command))))
+    return recipe_option(changes_option(backbone(build_options(with_named))))
 
 
 def parse_changes(texts: Sequence[str], num_classes: int | None = None) -> dict[str, Any]:

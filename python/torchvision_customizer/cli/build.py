@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ._model import model_options, named_model
+from ._model import Named, model_options
 from ._output import json_option, print_json
 
 
@@ -22,16 +22,11 @@ from ._output import json_option, print_json
 )
 @json_option
 def build(
-    recipe: str | None,
-    changes: tuple[str, ...],
-    backbone: str | None,
-    patch: tuple[str, ...],
-    weights: str | None,
-    num_classes: int | None,
+    named: Named,
     output: Path,
     as_json: bool,
 ) -> None:
-    model, read = named_model(recipe, changes, backbone, patch, weights, num_classes)
+    model, read = named.build()
     from ..hybrid import HybridModel, save
 
     folder = save(model, output)

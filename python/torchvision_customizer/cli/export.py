@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import model_options, named_model, open_model
+from ._model import Named, model_options, open_model
 from ._output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
 )
 @json_option
 def export(
-    recipe: str | None,
-    changes: tuple[str, ...],
-    backbone: str | None,
-    patch: tuple[str, ...],
-    weights: str | None,
-    num_classes: int | None,
+    named: Named,
     model: str | None,
     output: Path,
     file_format: str | None,
@@ -104,7 +99,7 @@ def export(
     classes_file: Path | None,
     as_json: bool,
 ) -> None:
-    made = _make(model, recipe, changes, backbone, patch, weights, num_classes)
+    made = _make(model, named)
     import torch
 
     from ..deploy import FORMATS
@@ -135,7 +130,7 @@ def export(
     size = size if input_size is None else [input_size, input_size]
     parameter = next(made.parameters())
     example = torch.zeros(batch_size or 1, channels, *size, dtype=parameter.dtype)
-    tails = fuse(made, example_input=example) if fuse_first and (patch or backbone is None) else None
+    tails = fuse(made, example_input=example) if fuse_first and (named.patch or named.backbone is None) else None
     report = write(
         made,
         output,
@@ -169,27 +164,18 @@ def export(
         )
 
 
-def _make(
-    model: str | None,
-    recipe: str | None,
-    changes: tuple[str, ...],
-    backbone: str | None,
-    patch: tuple[str, ...],
-    weights: str | None,
-    num_classes: int | None,
-) -> nn.Module:
+def _make(model: str | None, named: Named) -> nn.Module:
     """The model that the options name."""
     if model is None:
-        made, read = named_model(recipe, changes, backbone, patch, weights, num_classes)
-        if read is None and weights is None:
+        made, read = named.build()
+        if read is None and named.weights is None:
             click.echo("Warning: the weights are random; --weights DEFAULT takes torchvision's.", err=True)
         return made
-    others = {"--recipe": recipe, "--backbone": backbone, "--set": changes, "--weights": weights, "--num-classes": num_classes}
-    wrong = next((option for option, value in others.items() if value not in (None, ())), None)
+    wrong = next((option for option in named.given() if option != "--patch"), None)
     if wrong is not None:
         raise click.UsageError(f"{wrong} says how a model is built, and --model {model} is one that was saved")
     # In full, so that it is taken for a folder whatever its name.
-    return open_model(str(Path(model).expanduser().resolve()), patch, hint="--model")
+    return open_model(str(Path(model).expanduser().resolve()), named.patch, hint="--model")
 
 
 def _preprocessing(

@@ -12,7 +12,7 @@ import click
 from ._block import show_block
 from ._complete import complete_blocks, complete_models_and_blocks
 from ._exported import show_exported
-from ._model import as_hybrid, is_folder, model_options, named_model, open_model
+from ._model import Named, as_hybrid, is_folder, model_options, open_model
 from ._output import console, html_option, json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -41,13 +41,8 @@ if TYPE_CHECKING:
 @json_option
 def inspect(
     model: str | None,
-    recipe: str | None,
-    changes: tuple[str, ...],
-    backbone: str | None,
+    named: Named,
     block: str | None,
-    patch: tuple[str, ...],
-    weights: str | None,
-    num_classes: int | None,
     tree: bool,
     depth: int,
     plot: Path | None,
@@ -55,7 +50,7 @@ def inspect(
     time: bool,
     as_json: bool,
 ) -> None:
-    given = [name for name in (model, recipe, backbone, block) if name is not None]
+    given = [name for name in (model, named.recipe, named.backbone, block) if name is not None]
     if len(given) != 1:
         got = " and ".join(f"'{name}'" for name in given) or "none"
         raise click.UsageError(f"expected one of NAME, --recipe, --backbone and --block, got {got}")
@@ -64,10 +59,10 @@ def inspect(
     is_file = model is not None and Path(model).is_file()
     if model is not None and not is_file and not is_folder(model):
         backbone, block = _kind_of(model)
+        named = dataclasses.replace(named, backbone=backbone)
     if is_file or block is not None:
-        options: dict[str, Any] = {"--set": changes, "--patch": patch, "--weights": weights, "--num-classes": num_classes}
-        options |= {"--tree": tree, "--plot": plot, "--html": html}
-        wrong = next((option for option, value in options.items() if value not in (None, (), False)), None)
+        others = {"--tree": tree, "--plot": plot, "--html": html}
+        wrong = next(iter([*named.given(), *(option for option, value in others.items() if value)]), None)
         if wrong is not None:
             raise click.UsageError(f"{wrong} is for a model, and {model or block} is {'a file' if is_file else 'a block'}")
     if is_file:
@@ -80,7 +75,7 @@ def inspect(
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--block") from error
         return
-    source, made = _make(model, recipe, changes, backbone, patch, weights, num_classes)
+    source, made = _make(model, named)
     report = made.report
     parts = _parts(made, report)
     if plot is not None:
@@ -121,27 +116,17 @@ def inspect(
         click.echo(f"Page: {html}")
 
 
-def _make(
-    model: str | None,
-    recipe: str | None,
-    changes: tuple[str, ...],
-    backbone: str | None,
-    patch: tuple[str, ...],
-    weights: str | None,
-    num_classes: int | None,
-) -> tuple[str, HybridModel]:
+def _make(model: str | None, named: Named) -> tuple[str, HybridModel]:
     """What the model is named by, and the model."""
-    name = backbone or recipe
+    name = named.backbone or named.recipe
     if name is not None:
-        made, read = named_model(recipe, changes, backbone, patch, weights, num_classes, random_weights=True)
+        made, read = named.build(random_weights=True)
         return name, as_hybrid(made, None if read is None else read.input_shape)
     assert model is not None
-    for option, value in (("--weights", weights), ("--num-classes", num_classes), ("--set", changes or None)):
-        if value is not None:
-            raise click.UsageError(
-                f"{option} is for a backbone or recipe; the folder {model} has weights and a head of its own"
-            )
-    return model, as_hybrid(open_model(model, patch), None)
+    wrong = next((option for option in named.given() if option != "--patch"), None)
+    if wrong is not None:
+        raise click.UsageError(f"{wrong} is for a backbone or recipe; the folder {model} has weights and a head of its own")
+    return model, as_hybrid(open_model(model, named.patch), None)
 
 
 def _kind_of(name: str) -> tuple[str | None, str | None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._model import check_named, model_options, named_model, open_recipe, saved_folder
+from ._model import Named, check_named, model_options, open_recipe, saved_folder
 from ._output import json_option, print_json
 
 if TYPE_CHECKING:
@@ -45,12 +46,7 @@ if TYPE_CHECKING:
 @click.option("--tracker", metavar="NAME", help="tensorboard, or another tracker of accelerate.")
 @json_option
 def train(
-    recipe: str | None,
-    changes: tuple[str, ...],
-    backbone: str | None,
-    patch: tuple[str, ...],
-    weights: str | None,
-    num_classes: int | None,
+    named: Named,
     dataset: str | None,
     data_dir: str | None,
     download: bool,
@@ -65,10 +61,10 @@ def train(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    check_named(recipe, backbone)
-    folder = None if recipe is None else saved_folder(recipe)
-    file = recipe if folder is None else str(folder / "recipe.yaml")
-    config = None if file is None else open_recipe(file, changes).config
+    check_named(named.recipe, named.backbone)
+    folder = None if named.recipe is None else saved_folder(named.recipe)
+    file = named.recipe if folder is None else str(folder / "recipe.yaml")
+    config = None if file is None else open_recipe(file, named.changes).config
     from ..train.config import fit_options, trainer_options
     from ..train.folder import (
         DATA_DIR,
@@ -90,11 +86,11 @@ def train(
     state = processes(device)
     with state.main_process_first():  # it downloads, and the others find what it has downloaded
         found = open_set(training.dataset, training.data_dir or DATA_DIR, download)
-    classes = _classes(config, folder, num_classes, len(found.classes))
+    classes = _classes(config, folder, named.num_classes, len(found.classes))
     import torch
 
     torch.manual_seed(training.seed or 0)  # weights that are new are drawn here
-    model, _ = named_model(recipe, changes, backbone, patch, weights, classes)
+    model, _ = replace(named, num_classes=classes).build()
     from ..deploy.known import known_classes
     from ..hybrid import HybridModel, load
 
@@ -104,7 +100,7 @@ def train(
         model.freeze_backbone(training.unfreeze_stages)
     data = data_for(model, found, training, size=input_size, limit=limit, pin_memory=state.device.type == "cuda")
     if folder is not None:
-        check_classes(known_classes(model), data, str(recipe))
+        check_classes(known_classes(model), data, str(named.recipe))
     note_training(model, training, data)
     from ..train.evaluation import evaluate
     from ..train.trainer import Trainer
